@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"syscall"
 	"time"
 
 	"quiesce/internal/pgbouncer"
@@ -28,6 +29,18 @@ type silence struct{}
 func (silence) Error() string { return fmt.Sprintf("console did not answer in %v", ConsoleTimeout) }
 
 func (silence) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// IsUnreached reports whether a console or the API server was not reached for a reason that may pass, such as one that is replaced. Where nothing
+// listens, or the login or the way is refused, there is no console for quiesce.
+func IsUnreached(err error) bool {
+	if errors.Is(err, ErrForbidden) {
+		return false
+	}
+	if _, temporary := errors.AsType[Temporary](err); temporary { // it may be the API server that refuses connections
+		return true
+	}
+	return !errors.Is(err, syscall.ECONNREFUSED) && (errors.Is(err, pgbouncer.ErrUnreachable) || errors.Is(err, pgbouncer.ErrClosed))
+}
 
 // Forwarder connects to pods through the API server.
 type Forwarder interface {

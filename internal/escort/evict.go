@@ -27,7 +27,7 @@ type Inspector interface {
 // then the pod decides. Without a cluster to ask, it counts as not accepted.
 func Evict(ctx context.Context, cluster Inspector, request drain.EscortRequest, o drain.EvictOptions) error {
 	err := request.Evict(ctx, o)
-	if err != nil && (o.DryRun || isAnswer(err) || !isTerminating(ctx, cluster, request.Ref)) {
+	if err != nil && (o.DryRun || isAnswer(err) || !IsTerminating(ctx, cluster, request.Ref)) {
 		return Refusal{err}
 	}
 	return nil
@@ -41,8 +41,8 @@ func isAnswer(err error) bool {
 	return blocked || refused || throttled
 }
 
-// isTerminating reports whether the pod is known to be terminating or gone. It asks even if ctx has ended.
-func isTerminating(ctx context.Context, cluster Inspector, ref drain.Ref) bool {
+// IsTerminating reports whether the pod is known to be terminating or gone. It asks even if ctx has ended.
+func IsTerminating(ctx context.Context, cluster Inspector, ref drain.Ref) bool {
 	if cluster == nil {
 		return false
 	}

@@ -38,6 +38,9 @@ func (c *Client) Forward(ctx context.Context, namespace, pod string, port int) (
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	conn, err := withContext(ctx, func() (net.Conn, error) { return c.dialPod(ctx, namespace, pod, port) })
+	if errors.Is(err, syscall.ECONNREFUSED) { // by the API server: in the pod something may listen
+		err = errors.New(err.Error())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("forward port %d of pod %s/%s: %w", port, namespace, pod, withPermission(err))
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -314,4 +315,15 @@ func TestForward_Forbidden_ErrorSaysWhy(t *testing.T) {
 	_, err := client.Forward(t.Context(), "db", "another", 6432)
 	require.ErrorContains(t, err, "forward port 6432 of pod db/another: ")
 	require.ErrorContains(t, err, "no such pod, or no such user")
+}
+
+// A console behind it is not taken for one that has stopped.
+func TestForward_ServerRefusesConnections_NotTakenForThePods(t *testing.T) {
+	server := httptest.NewServer(nil)
+	server.Close()
+	client, err := New(&rest.Config{Host: server.URL})
+	require.NoError(t, err)
+	_, err = client.Forward(t.Context(), "db", "pgbouncer-0", 6432)
+	require.ErrorContains(t, err, syscall.ECONNREFUSED.Error())
+	require.NotErrorIs(t, err, syscall.ECONNREFUSED)
 }

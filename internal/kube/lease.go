@@ -270,7 +270,7 @@ func (l *lease) asHolder(ctx context.Context, request func(now *coordinationv1.L
 	}
 	found, err := l.getLease(ctx, now.Name)
 	if err != nil {
-		return err
+		return temporary(err)
 	}
 	if holderOf(found) != holderOf(now) {
 		if holderOf(found) == "" {

@@ -31,6 +31,8 @@ type leaseServer struct {
 	refuses bool                  // it answers 503
 	hangs   int                   // so many requests are not answered
 	loses   int                   // so many changes are made, and their answers are lost
+
+	failsGet bool // it answers 503 to every GET
 }
 
 func (s *leaseServer) client(t *testing.T) *Client {
@@ -70,7 +72,7 @@ func (s *leaseServer) RoundTrip(r *http.Request) (*http.Response, error) {
 		s.mutex.Lock()
 		return nil, context.Cause(r.Context())
 	}
-	if s.refuses {
+	if s.refuses || s.failsGet && r.Method == http.MethodGet {
 		return answerOf(http.StatusServiceUnavailable, nil), nil
 	}
 	var sent coordinationv1.Lease
@@ -159,6 +161,29 @@ func TestLease_AnswerOfAWriteIsLost_RemovedAllTheSame(t *testing.T) {
 		require.NotContains(t, s.object.Annotations, closedAnnotation+"1")
 		require.NoError(t, l.Release(termination.KeepNothing))
 	})
+}
+
+// The write was made and its answer lost. The next one looks at the Lease first, and must say that it may be repeated.
+func TestSetRecord_LookAfterALostAnswerFails_MayBeRepeated(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		s := &leaseServer{}
+		l, err := s.client(t).AcquireLease(t.Context(), "i-1", termination.Acquisition{})
+		require.NoError(t, err)
+		s.loses = 1
+		err = l.SetRecord(t.Context(), "escort.a", "paused")
+		require.True(t, isTemporary(err), err)
+		s.failsGet = true
+		err = l.SetRecord(t.Context(), "escort.a", "evicting")
+		require.True(t, isTemporary(err), err)
+		s.failsGet = false
+		require.NoError(t, l.SetRecord(t.Context(), "escort.a", "evicting"))
+		require.NoError(t, l.Release(termination.KeepNothing))
+	})
+}
+
+func isTemporary(err error) bool {
+	_, is := errors.AsType[escort.Temporary](err)
+	return is
 }
 
 // The next try would be another holder, and would wait until the Lease expires.

@@ -204,7 +204,7 @@ func explainLogin(err error) error {
 	case strings.Contains(text, "server requested password authentication"):
 		return ErrCleartext
 	case isNetworkError(err):
-		return fmt.Errorf("%w: %s", ErrUnreachable, printable(text))
+		return fmt.Errorf("%w: %w", ErrUnreachable, bounded(err)) // its kind says whether nothing listens
 	default:
 		return fmt.Errorf("%w: %s", ErrNotPgbouncer, printable(text)) // it answered, but not in the protocol
 	}

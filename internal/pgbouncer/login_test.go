@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -242,6 +244,26 @@ func TestOpen_CleartextPassword_OnlyWithVerifiedTLS(t *testing.T) {
 		require.NoError(t, err)
 		c.Close()
 	})
+}
+
+// refusedLater is a connection over a tunnel: that nothing listens in the pod is said after it was opened.
+type refusedLater struct{ net.Conn }
+
+func (refusedLater) Read([]byte) (int, error) {
+	return 0, &os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED}
+}
+
+func TestOpen_NothingListensBehindATunnel_ErrorSaysSo(t *testing.T) {
+	for _, mode := range []TLSMode{TLSDisable, TLSPrefer, TLSRequire} {
+		near, far := net.Pipe()
+		defer far.Close()
+		go func() { _, _ = io.Copy(io.Discard, far) }()
+		err := requireOpenFails(t, Target{
+			Dial: func(context.Context) (net.Conn, error) { return refusedLater{near}, nil }, User: admin.Name, Password: admin.Password, TLS: mode,
+		})
+		require.ErrorIs(t, err, ErrUnreachable, mode)
+		require.ErrorIs(t, err, syscall.ECONNREFUSED, mode)
+	}
 }
 
 func TestExplain_KnownTexts_KnownErrors(t *testing.T) {

@@ -10,6 +10,10 @@ import (
 	"quiesce/internal/pgbouncer"
 )
 
+// lookAgainTime is for the look at the pod after its turn has come, or has not. An API server that is replaced takes longer, and must not keep
+// pgbouncer from its shutdown, which may need nothing of it.
+const lookAgainTime = time.Second
+
 // ShutDown implements drain.Escort for a DaemonSet's pgbouncer, which is not evicted. It shuts pgbouncer down when no transaction is
 // open any more, or at the timeout. It takes its turn, as Run does: a move of a primary may hold its clients. The kubelet restarts the
 // container; what connects to that then is lost with the node.
@@ -21,18 +25,22 @@ func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (dra
 		return r.result, err
 	}
 	r.PhaseTimeout = r.Timeout // for its turn: it is the last step of a drain
-	recovered := r.recoverInterrupted(ctx)
-	release, err := r.awaitTurn(ctx)
-	if err == nil {
+	waiting, cancel := context.WithTimeout(ctx, r.turnTimeout(ctx)+lookAgainTime)
+	defer cancel()
+	recovered := r.recoverInterrupted(waiting)
+	release, withoutTurn := r.awaitTurn(waiting)
+	if withoutTurn == nil {
 		defer release()
 	}
 	recovered()
-	if err == nil {
-		exists, err = r.findPod(ctx, request.Ref)
+	exists, unseen := r.findPod(waiting, request.Ref)
+	switch {
+	case ctx.Err() != nil:
+		return r.result, context.Cause(ctx)
+	case unseen == nil && (!exists || r.terminating()):
+		return r.result, nil
 	}
-	if err != nil || !exists || r.terminating() {
-		return r.result, err
-	}
+	r.addFailures(withoutTurn, unseen)
 	r.result.Strategy = string(shutdown)
 	err = r.shutDownInPlace(ctx)
 	return r.result, err
@@ -49,7 +57,13 @@ func (r *run) shutDownInPlace(ctx context.Context) error {
 		err = nil
 	}
 	if err != nil {
-		return errors.Join(err, r.rollBack(ctx))
+		lost := r.lostConsole()
+		if failure := r.rollBack(ctx); failure != nil || !lost || r.tried || ctx.Err() != nil {
+			return errors.Join(err, failure)
+		}
+		r.startOver(err)
+		r.Timeout = max(time.Second, time.Until(r.deadline))
+		return r.shutDownInPlace(ctx)
 	}
 	// What is left is aborted now, so that its clients notice: from a node that is gone they would hear nothing.
 	if err := r.shutDownNow(ctx); err != nil {
@@ -80,7 +94,7 @@ func (r *run) stopInPlace(ctx context.Context) error {
 	if err := r.rollBack(ctx); err != nil {
 		r.addReason(err.Error())
 	}
-	return byShutdown{r}.shutDownUntil(ctx, time.Now().Add(limit))
+	return byShutdown{r}.shutDownUntil(ctx, escort.Earlier(r.deadline, time.Now().Add(limit)))
 }
 
 func (r *run) shutDownNow(ctx context.Context) error {

@@ -128,6 +128,84 @@ func TestShutDown_DeletedWhileItWaits_LeftAlone(t *testing.T) {
 	require.NotContains(t, p.Log(t), "login attempt")
 }
 
+// A shutdown over the pod's address needs nothing of the API server. One that is replaced meanwhile must not keep pgbouncer from it.
+func TestShutDown_APIServerGoesAway_ShutDownAllTheSame(t *testing.T) {
+	t.Parallel()
+	for name, cluster := range map[string]func(*fakeCluster) Kubernetes{
+		"after its turn": func(w *fakeCluster) Kubernetes {
+			var looks atomic.Int32
+			return unsteady{w, func() error {
+				if looks.Add(1) > 1 {
+					return errors.New("the API server is away")
+				}
+				return nil
+			}}
+		},
+		"during its turn, without an answer": func(w *fakeCluster) Kubernetes { return silentLease{w} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := parts.Start(t, parts.Newer, parts.Options{})
+			w := newCluster(p)
+			e := w.escort(minute)
+			e.Connect = func(context.Context) (Kubernetes, error) { return cluster(w), nil }
+			ctx, cancel := context.WithTimeout(t.Context(), shortTimeout)
+			defer cancel()
+			_, err := e.ShutDown(ctx, w.request(t))
+			require.NoError(t, err)
+			within(t, p.Ended())
+			require.Contains(t, p.Log(t), "SHUTDOWN WAIT_FOR_SERVERS")
+		})
+	}
+}
+
+// silentLease is a cluster that does not answer to who acquires a Lease.
+type silentLease struct{ *fakeCluster }
+
+func (silentLease) AcquireGroupLease(ctx context.Context, _ string) (func() error, bool, error) {
+	<-ctx.Done()
+	return nil, false, context.Cause(ctx)
+}
+
+// A shutdown that needs no console any more went on. A pause ends with its console.
+func TestShutDown_ConsolesBreakDuringThePause_TriedAgain(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newCluster(p), openTransaction(t, p)
+	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * time.Second}}}
+	var kept keptConns
+	w.dial = kept.dial(p.Dial)
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(minute).ShutDown(ctx, w.request(t))
+	})
+	p.RequireLogs(t, "PAUSE command issued", func() {})
+	p.RequireLogs(t, "PAUSE command issued", func() { kept.breakAll(t) })
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+	within(t, p.Ended())
+	require.Nil(t, w.saved())
+}
+
+// What is open at the end of the drain's time is aborted by pgbouncer, which tells its clients, and is counted.
+func TestShutDown_ProbesTimeOutlastsTheDrains_AbortsInTime(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w, app := newCluster(p), p.Connect(t)
+	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 15 * time.Second}}}
+	parts.Exec(t, app, "BEGIN")
+	request := w.request(t)
+	request.EvictBy = time.Now().Add(shortTimeout)
+	request.Save = func(context.Context, json.RawMessage, bool) error {
+		return escort.Temporary{Err: errors.New("there is no leader")}
+	}
+	ctx, cancel := context.WithDeadline(t.Context(), request.EvictBy.Add(2*time.Second))
+	defer cancel()
+	result, err := w.escort(minute).ShutDown(ctx, request)
+	require.ErrorContains(t, err, "there is no leader", "its record may be there")
+	within(t, p.Ended())
+	require.NotEmpty(t, result.AbortedDetail)
+}
+
 func TestShutDown_NoConsole_Fails(t *testing.T) {
 	t.Parallel()
 	w := newCluster(parts.Start(t, parts.Newer, parts.Options{}))

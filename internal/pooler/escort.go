@@ -84,6 +84,7 @@ func (e *Escort) Undo(ctx context.Context, request drain.EscortRequest) error {
 // begin limits the settings to the request's: an escort with little time has no time for a replacement.
 func (e *Escort) begin(request drain.EscortRequest) *run {
 	r := &run{Escort: e, Settings: e.Settings, request: request, log: request.Log, result: drain.EscortResult{Kind: Kind}}
+	r.pod.Pod = request.Pod // until it was looked at
 	var ignored []string
 	if r.record, ignored = recordOf(request); len(ignored) > 0 {
 		r.log.Warn("ignored parts of an escort's record that no escort writes", "parts", ignored)
@@ -205,7 +206,7 @@ func (r *run) handleError(ctx context.Context, err error) error {
 		return r.handleErrorAfterEviction(ctx, err)
 	}
 	refusal, refused := errors.AsType[escort.Refusal](err)
-	lost := isLost(r.console) || isLost(r.stop.second)
+	lost := r.lostConsole()
 	if r.record.endsWithPod() && errors.Is(context.Cause(ctx), drain.ErrEscortLate) {
 		r.recoverPooler(ctx)
 		return context.Cause(ctx)
@@ -232,23 +233,31 @@ func (r *run) handleError(ctx context.Context, err error) error {
 	}
 }
 
-// isLost reports whether a console was open, and is not any more.
-func isLost(c *pgbouncer.Console) bool { return c != nil && !c.Usable() }
+// lostConsole reports whether a console was open, and is not any more.
+func (r *run) lostConsole() bool {
+	isLost := func(c *pgbouncer.Console) bool { return c != nil && !c.Usable() }
+	return isLost(r.console) || isLost(r.stop.second)
+}
 
 // tryAgain drains the pod once more, after its console broke before the eviction. pgbouncer answers on another one: all tunnels end when the API
 // server is replaced. An eviction now would abort every open transaction. It has what is left of the escort's time. A surge has its time again,
 // since it waits for another replacement.
 func (r *run) tryAgain(ctx context.Context, cause error) error {
+	r.startOver(cause)
+	if r.result.Strategy != string(config.StrategySurge) {
+		r.Timeout = max(time.Second, time.Until(r.deadline)-r.preStopDelay())
+	}
+	return r.handleError(ctx, r.drainInTurn(ctx))
+}
+
+// startOver forgets how far the pooler was with stopping.
+func (r *run) startOver(cause error) {
 	r.log.Warn("lost the console of pgbouncer, trying again over another", "error", cause.Error())
 	r.tried = true
 	if r.stop.second != nil {
 		r.stop.second.Close()
 	}
 	r.stop = stop{}
-	if r.result.Strategy != string(config.StrategySurge) {
-		r.Timeout = max(time.Second, time.Until(r.deadline)-r.preStopDelay())
-	}
-	return r.handleError(ctx, r.drainInTurn(ctx))
 }
 
 // logRollBack rolls back, and logs if that fails.
@@ -281,6 +290,15 @@ func (r *run) handleErrorAfterEviction(ctx context.Context, err error) error {
 	}
 	r.finalShutdown(ctx)
 	return context.Cause(ctx)
+}
+
+// addFailures adds the errors to the reason, but for nil.
+func (r *run) addFailures(failures ...error) {
+	for _, err := range failures {
+		if err != nil {
+			r.addReason(escort.Printable(err.Error()))
+		}
+	}
 }
 
 func (r *run) addReason(reason string) { escort.AddReason(&r.result, reason) }

@@ -5,13 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"quiesce/internal/config"
 	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	parts "quiesce/test/parts/pgbouncer"
@@ -65,10 +68,25 @@ func TestEvict_LabelDenied_AbortsNothing(t *testing.T) {
 	})
 }
 
+// unsteady is a cluster in which looking at the pod fails while look does.
+type unsteady struct {
+	*fakeCluster
+	look func() error
+}
+
+func (u unsteady) Inspect(ctx context.Context, ref drain.Ref) (*escort.Pod, error) {
+	if err := u.look(); err != nil {
+		return nil, err
+	}
+	return u.fakeCluster.Inspect(ctx, ref)
+}
+
 // The API server is replaced: one tunnel is not opened, or one write of the Lease fails. Each is before the first change.
 func TestEvict_OneRequestFails_AbortsNothing(t *testing.T) {
 	t.Parallel()
-	for name, fails := range map[string]struct{ dial, save int32 }{"first login": {dial: 1}, "second console": {dial: 2}, "record": {save: 1}} {
+	for name, fails := range map[string]struct{ dial, look, save int32 }{
+		"first login": {dial: 1}, "login, and the look before the next": {dial: 1, look: 3}, "second console": {dial: 2}, "record": {save: 1},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			drained, other := parts.Start(t, parts.Older, parts.Options{}), parts.Start(t, parts.Older, parts.Options{})
@@ -83,11 +101,21 @@ func TestEvict_OneRequestFails_AbortsNothing(t *testing.T) {
 			request := w.request(t)
 			request.Save = func(ctx context.Context, record json.RawMessage, onlyCopy bool) error {
 				if saves.Add(1) == fails.save {
-					return escort.Temporary{Err: errors.New("etcd has no leader for a moment")}
+					return escort.Temporary{Err: &os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED}}
 				}
 				return w.save(ctx, record, onlyCopy)
 			}
-			result, err := w.escort(minute).Run(t.Context(), request)
+			e, looks := w.escort(minute), new(atomic.Int32)
+			e.ConnectVia = config.ViaPortForward // it looks at the pod before each console but the first
+			e.Connect = func(context.Context) (Kubernetes, error) {
+				return unsteady{w, func() error {
+					if looks.Add(1) == fails.look {
+						return errors.New("etcd has no leader for a moment")
+					}
+					return nil
+				}}, nil
+			}
+			result, err := e.Run(t.Context(), request)
 			require.NoError(t, err)
 			within(t, drained.Ended())
 			busy.requireNothingAborted(t)

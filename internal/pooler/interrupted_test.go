@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -408,4 +409,20 @@ func TestEvict_ShortlyBeforeAHandOff_GraceIsWhole(t *testing.T) {
 		return nil
 	}))
 	require.GreaterOrEqual(t, grace, minute)
+}
+
+// A rollout deletes the paused pod, and its hook begins a shutdown. A RESUME would cancel that: pgbouncer would serve until it is killed.
+func TestRun_HookHasBegunAShutdown_NotResumed(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{})
+	w, app := newCluster(p), openTransaction(t, p)
+	w.signal = syscall.SIGINT
+	cancel, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) { return w.escort(minute).Run(ctx, w.request(t)) })
+	p.RequireLogs(t, "PAUSE command issued", func() {})
+	p.RequireLogs(t, "got SIGINT", func() { w.terminate(t) })
+	cancel(drain.ErrEscortLate)
+	require.ErrorIs(t, <-ended, drain.ErrEscortLate)
+	parts.Exec(t, app, "COMMIT")
+	within(t, p.Ended())
+	require.NotNil(t, w.saved(), "it ends with the pod")
 }

@@ -65,9 +65,16 @@ func (r *run) recoverInterrupted(ctx context.Context) (stop func()) {
 // recoverInterval is between two attempts to restore pgbouncer while its pod waits for its turn. Its clients wait meanwhile.
 const recoverInterval = time.Second
 
+// isEnding reports whether the pod is known to be terminating or gone. Then its pgbouncer is left as it is. The pod's own hook may have begun a
+// shutdown with SIGINT, which pauses pgbouncer first (https://www.pgbouncer.org/usage.html#signals). Before 1.23, a RESUME cancels that, and no
+// command shows that one has begun.
+func (r *run) isEnding(ctx context.Context) bool {
+	return escort.IsTerminating(ctx, r.cluster, r.pod.Ref)
+}
+
 // recoverPooler restores pgbouncer, so that its clients wait no longer, and keeps the record. A surge's settings stay.
 func (r *run) recoverPooler(ctx context.Context) {
-	if r.record == nil || r.recovered {
+	if r.record == nil || r.recovered || r.isEnding(ctx) {
 		return
 	}
 	restore := r.restorePooler
@@ -186,9 +193,9 @@ func (r *run) clearRecord(ctx context.Context) error {
 const rollBackTimeout = 3 * time.Second
 
 // rollBack restores what the record names, even if ctx has ended. New transactions may begin first. If that fails, the record stays,
-// and a later invocation finds it.
+// and a later invocation finds it. What a pod that is terminating changed ends with it.
 func (r *run) rollBack(ctx context.Context) error {
-	if r.record == nil {
+	if r.record == nil || r.isEnding(ctx) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollBackTimeout)

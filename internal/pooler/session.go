@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"syscall"
 	"time"
 
 	"quiesce/internal/config"
@@ -121,14 +120,10 @@ func (r *run) again(ctx context.Context, mayPass func(error) bool, step func() e
 	return err
 }
 
-// isUnreached reports whether a console or the API server was not reached for a reason that may pass, such as one that is replaced. Where nothing
-// listens, or the login or the way is refused, another attempt would fare no better. A console that does not answer has had its time.
+// isUnreached reports whether a console or the API server was not reached, and another attempt may fare better. A console that did not answer has
+// had its time. One that sends too much would do so again.
 func isUnreached(err error) bool {
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, escort.ErrForbidden) || errors.Is(err, context.DeadlineExceeded) {
-		return false
-	}
-	_, temporary := errors.AsType[escort.Temporary](err)
-	return temporary || errors.Is(err, pgbouncer.ErrUnreachable) || errors.Is(err, pgbouncer.ErrClosed)
+	return escort.IsUnreached(err) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, pgbouncer.ErrLimit)
 }
 
 // openConsole opens a console that accepts commands, and reads what the pooler is doing.
@@ -161,7 +156,7 @@ func (r *run) ensureConsole(ctx context.Context) (*pgbouncer.Console, error) {
 	if r.dialed && r.ConnectVia == config.ViaPortForward {
 		pod, err := inspect(ctx, r.cluster, r.pod.Ref)
 		if err != nil {
-			return nil, fmt.Errorf("inspect pod: %w", err)
+			return nil, fmt.Errorf("inspect pod: %w", escort.Temporary{Err: err})
 		}
 		if pod == nil {
 			return nil, errReplaced

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"quiesce/internal/config"
@@ -190,13 +189,9 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 	return p
 }
 
-// isSilence reports whether a console did not answer. Where nothing listens, or the login or the way is refused, there is no console for
-// quiesce: another look would find none either.
+// isSilence reports whether a console did not answer, and another look may find one that does.
 func isSilence(err error) bool {
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, escort.ErrForbidden) {
-		return false
-	}
-	return errors.Is(err, pgbouncer.ErrUnreachable) || errors.Is(err, pgbouncer.ErrClosed) || errors.Is(err, context.DeadlineExceeded)
+	return escort.IsUnreached(err) || errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, escort.ErrForbidden)
 }
 
 // read reads what the console says, and finds the databases that lead to the leader.

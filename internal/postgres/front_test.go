@@ -265,6 +265,7 @@ func TestRun_ConsoleOfAPoolerInFrontDoesNotAnswer_Held(t *testing.T) {
 		"a timeout":            {failure: context.DeadlineExceeded, reason: "the console of pooler db/pooler-b does not answer"},
 		"no permission":        {failure: fmt.Errorf("%w: %w", pgbouncer.ErrUnreachable, escort.ErrForbidden)},
 		"nothing listens":      {failure: fmt.Errorf("%w: %w", pgbouncer.ErrUnreachable, refused)},
+		"API server refuses":   {failure: fmt.Errorf("get secret: %w", escort.Temporary{Err: refused}), reason: "the console of pooler db/pooler-b does not answer"},
 		"no login":             {failure: escort.ErrNoLogin},
 		"refused":              {failure: pgbouncer.ErrRefused},
 		"another program":      {failure: pgbouncer.ErrNotPgbouncer},
