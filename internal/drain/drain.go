@@ -61,10 +61,14 @@ func (d Drainer) Drain(ctx context.Context, cluster Cluster, node Node) (Report,
 	return d.Resume(ctx, cluster, node, State{})
 }
 
-// Resume continues a drain of the node that has ended: with the times of its phases and its report, and perhaps with other limits.
+// Resume continues a drain of the node that has ended: with the times of its phases and its report, and perhaps with other limits. After the
+// zero State, the times are those that an earlier invocation recorded.
 func (d Drainer) Resume(ctx context.Context, cluster Cluster, node Node, before State) (Report, State) {
 	d.Phases = d.escortedPhases()
 	node.Cordoned, node.TaintedOnly = cmp.Or(before.cordoned, node.Cordoned), node.TaintedOnly || before.tainted
+	if before.clocks == nil {
+		before.clocks = d.recordedClocks(node)
+	}
 	node.Unreachable = false // until this drain has seen that for unreachableGrace: it may have found the node in a bad moment
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

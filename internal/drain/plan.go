@@ -28,8 +28,8 @@ type Phase struct {
 
 // Clock holds the times of a phase. The drain carries it from plan to plan.
 type Clock struct {
-	Began   time.Time // when the phase first had pods and was open
-	Emptied time.Time // when its last pod was seen to be gone; zero while it has any
+	Began   time.Time `json:"began"`            // when the phase first had pods and was open
+	Emptied time.Time `json:"emptied,omitzero"` // when its last pod was seen to be gone; zero while it has any
 }
 
 // View is the input of a plan.

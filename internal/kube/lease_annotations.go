@@ -22,7 +22,7 @@ import (
 
 // The annotations of a Lease. Only quiesce can write there. Whatever cannot be read is ignored all the same.
 const (
-	// ourAnnotation begins all of them. The key of a record follows: escort.<pod UID> or successor.<controller UID>.
+	// ourAnnotation begins all of them. The key of a record follows: escort.<pod UID>, successor.<controller UID> or phases.<node UID>.
 	ourAnnotation = "quiesce/"
 	// deadlineAnnotation is on a Lease whose holder has less time than it knows of.
 	deadlineAnnotation = ourAnnotation + "deadline"
@@ -187,7 +187,7 @@ func keptFrom(key string) termination.Keep {
 }
 
 func isRecord(key string) bool {
-	return strings.HasPrefix(key, ourAnnotation+drain.EscortRecord) || isSuccessor(key)
+	return strings.HasPrefix(key, ourAnnotation+drain.EscortRecord) || strings.HasPrefix(key, ourAnnotation+drain.PhasesRecord) || isSuccessor(key)
 }
 
 func isSuccessor(key string) bool { return strings.HasPrefix(key, ourAnnotation+drain.SuccessorRecord) }

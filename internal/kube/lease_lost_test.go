@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 	"quiesce/internal/termination"
 	"quiesce/test/parts/bubble"
@@ -177,6 +178,19 @@ func TestSetRecord_LookAfterALostAnswerFails_MayBeRepeated(t *testing.T) {
 		require.True(t, isTemporary(err), err)
 		s.failsGet = false
 		require.NoError(t, l.SetRecord(t.Context(), "escort.a", "evicting"))
+		require.NoError(t, l.Release(termination.KeepNothing))
+	})
+}
+
+func TestSetRecord_EachKind_ReadBack(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		l, err := (&leaseServer{}).client(t).AcquireLease(t.Context(), "i-1", termination.Acquisition{})
+		require.NoError(t, err)
+		for _, kind := range []string{drain.EscortRecord, drain.SuccessorRecord, drain.PhasesRecord} {
+			require.NoError(t, l.SetRecord(t.Context(), kind+"a", "kept"), kind)
+			require.Equal(t, "kept", l.Record(kind+"a"))
+		}
+		require.ErrorContains(t, l.SetRecord(t.Context(), "deadline", "now"), "no drain makes a record of this kind")
 		require.NoError(t, l.Release(termination.KeepNothing))
 	})
 }

@@ -417,7 +417,7 @@ func TestTrim_EachKeep_KeepsWhatItSays(t *testing.T) {
 	const foreign = "example.com/note"
 	all := map[string]termination.Keep{ // what keeps it, at least
 		ourAnnotation + "closed.1": termination.KeepClosed, ourAnnotation + "escort.2": termination.KeepRecords,
-		ourAnnotation + "successor.3": termination.KeepAll, receivedAnnotation: termination.KeepAll,
+		ourAnnotation + "successor.3": termination.KeepAll, ourAnnotation + "phases.4": termination.KeepAll, receivedAnnotation: termination.KeepAll,
 		deadlineAnnotation: termination.KeepClosed, ourAnnotation + "of a later version": termination.KeepAll,
 	}
 	for _, keep := range []termination.Keep{termination.KeepNothing, termination.KeepClosed, termination.KeepRecords, termination.KeepAll} {

@@ -17,8 +17,11 @@ const (
 	completeReserve = 500 * time.Millisecond
 	// minCompleteTimeout is granted even if the invocation's time is over: an instance that waits costs more than a late answer.
 	minCompleteTimeout = time.Second
-	// completeRetry paces retries: Auto Scaling's answers are consistent within a second or two.
-	completeRetry = 500 * time.Millisecond
+	// completeRetry paces retries: Auto Scaling's answers are consistent within a second or two. After an error it is doubled each time, up
+	// to maxCompleteRetry: a hundred drains may end in one minute, and asking a throttled account more often makes it worse. Longer would
+	// keep an instance waiting after the account has recovered.
+	completeRetry    = 500 * time.Millisecond
+	maxCompleteRetry = 5 * time.Second
 	// maxDenials is how many times in a row Auto Scaling must deny an active action before it is believed of an instance that still
 	// waits, then on another hook. It takes three seconds.
 	maxDenials = 6
@@ -40,7 +43,7 @@ func (j *job) complete(ctx context.Context, result Result) error {
 	defer cancel()
 	t, denials, doubted := j.Termination, 0, false
 	var last error
-	for {
+	for wait := completeRetry; ; {
 		err := j.Hooks.Complete(ctx, t, result)
 		switch {
 		case err == nil:
@@ -48,7 +51,7 @@ func (j *job) complete(ctx context.Context, result Result) error {
 			j.log.Info("lifecycle action completed", "result", result)
 			return nil
 		case errors.Is(err, ErrNoActiveAction):
-			denials++
+			denials, wait = denials+1, completeRetry
 			if reason := j.whyOver(ctx, denials); reason != "" {
 				j.report.Reason = drain.Sentence(j.report.Reason, reason)
 				j.hookExpired = !doubted && j.heartbeats.sawActiveAction()
@@ -60,11 +63,12 @@ func (j *job) complete(ctx context.Context, result Result) error {
 				j.log.Warn("CompleteLifecycleAction failed, retrying", "error", err.Error())
 			}
 			doubted = true // perhaps only the answer was lost
+			wait = min(2*wait, maxCompleteRetry)
 		}
 		if ctx.Err() == nil || last == nil { // the end of ctx is not the reason
 			last = err
 		}
-		if pause(ctx, completeRetry) != nil || ctx.Err() != nil {
+		if pause(ctx, wait-drain.Jitter(j.InstanceID, wait-completeRetry)) != nil || ctx.Err() != nil {
 			return j.failed(last)
 		}
 	}

@@ -3,6 +3,7 @@ package termination
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,6 +104,24 @@ func TestComplete_Throttled_RetriesWhileTimeRemains(t *testing.T) {
 		require.ErrorContains(t, err, "Rate exceeded")
 		require.Equal(t, StatusFailed, report.Status)
 		require.Equal(t, completeTimeout, time.Since(began))
+	})
+}
+
+// A hundred drains may end in one minute. Asking a throttled account twice a second keeps it throttled.
+func TestComplete_Throttled_AsksLessAndLess(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env := newTestEnv()
+		env.failAlways("complete", errors.New("Throttling: Rate exceeded"))
+		_, err := invoke(t, env.handler())
+		require.ErrorContains(t, err, "Rate exceeded")
+		asked := 0
+		for _, effect := range env.effects() {
+			if strings.HasPrefix(effect, "complete ") {
+				asked++
+			}
+		}
+		require.Greater(t, asked, 10)
+		require.Less(t, asked, 40)
 	})
 }
 

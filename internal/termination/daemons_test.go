@@ -20,10 +20,11 @@ type slowShutdown struct {
 	takes   time.Duration
 	env     *testEnv
 	evictBy time.Time
+	maxWait time.Duration
 }
 
 func (u *slowShutdown) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
-	u.evictBy = p.EvictBy
+	u.evictBy, u.maxWait = p.EvictBy, p.MaxWait
 	err := pause(ctx, u.takes)
 	_ = u.env.do("shutdown " + p.Name)
 	return drain.EscortResult{Strategy: "shutdown"}, err
@@ -96,5 +97,24 @@ func TestDaemonSets_PodComesWhileVolumesAreAwaited_PoolersShutDownLast(t *testin
 		for _, p := range report.Pods {
 			require.Equal(t, p.Name == "daemon", p.Escort != nil, p.Name)
 		}
+	})
+}
+
+// EC2 reclaims the instance two minutes after its warning. No pod is being evicted then, so nothing else notices the earlier deadline.
+func TestDaemonSets_SpotInterruptionWhileVolumesAreAwaited_ShutDownInTime(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env, h, u := daemonEnv(0)
+		env.node.Allow("b", 1)
+		env.detachTime = 30 * time.Second
+		deadline := time.Now().Add(75 * time.Second)
+		time.AfterFunc(15*time.Second, func() { env.shortenDeadline(deadline) })
+		report, err := invoke(t, h)
+		require.NoError(t, err)
+		require.Equal(t, StatusDrained, report.Status)
+		require.Equal(t, SpotInterruption, report.Trigger)
+		require.Equal(t, deadline, report.Deadline)
+		require.Equal(t, spotMaxWait, u.maxWait)
+		require.False(t, u.evictBy.IsZero())
+		require.False(t, u.evictBy.After(deadline.Add(daemonShutdownTime)), u.evictBy)
 	})
 }

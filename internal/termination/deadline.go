@@ -238,11 +238,14 @@ func (c *clock) timeLeft(most time.Duration) time.Duration {
 }
 
 // withDaemonTime returns a context for shutting down what DaemonSets run. It ends a share of the reserve after the deadline, or after
-// now if the deadline is over, and before the invocation does.
+// now if the deadline is over, and before the invocation does. A deadline that was requested since the last eviction counts.
 func (c *clock) withDaemonTime(invocation context.Context) (context.Context, context.CancelFunc) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.applyRequested()
 	end := time.Now()
-	if deadline := c.deadline(); end.Before(deadline) {
-		end = deadline
+	if end.Before(c.end) {
+		end = c.end
 	}
 	end = end.Add(min(daemonShutdownTime, c.bounds.CompletionReserve/daemonShutdownShare))
 	if last, limited := invocation.Deadline(); limited && last.Before(end) {

@@ -314,11 +314,12 @@ const (
 	reconnectLag = 5 * time.Second
 )
 
-// completionDelay returns for how long an outage of AWS can have delayed the completion of a drain that had ended. It ends with the outage.
+// completionDelay returns for how long an outage of AWS can have delayed the completion of a drain that had ended. It ends with the next try
+// after the outage.
 func (s *simulation) completionDelay() (delay time.Duration) {
 	since := time.Since(s.began)
 	for _, o := range s.outages {
-		if o.of == aws && o.from <= since && since < o.to+requestLag {
+		if o.of == aws && o.from <= since && since < o.to+maxCompleteRetry+requestLag {
 			delay = min(completeTimeout, since-o.from)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -17,7 +18,7 @@ const (
 	// sweepConcurrency is how many requests a sweep has in flight. The whole account shares one bucket of Auto Scaling requests: with
 	// eight, 200 instances take a few seconds, and others get requests too.
 	sweepConcurrency = 8
-	// sweepTimeout ends a sweep before the next one begins, a minute after it. What this one did not get to, the next one does.
+	// sweepTimeout ends a sweep before the next one begins, a minute after it. What this one did not get to, one of the next does.
 	sweepTimeout = 50 * time.Second
 	// readClusterTimeout bounds what a sweep asks the cluster before it sends heartbeats. An API server that does not answer must not
 	// cost the instances that wait.
@@ -340,12 +341,13 @@ func (s *sweep) forEach(ctx context.Context, what string, n int, do func(int)) {
 	}
 }
 
-// inParallel calls do for 0 to n-1, a few at a time. Once ctx has ended it begins no more. It returns how many it began.
+// inParallel calls do for 0 to n-1, a few at a time. Once ctx has ended it begins no more. It returns how many it began. The order is random:
+// otherwise every sweep of a throttled account would reach the same first ones, and the rest would never get a heartbeat.
 func inParallel(ctx context.Context, n int, do func(int)) (begun int) {
-	slots := make(chan struct{}, sweepConcurrency)
+	slots, order := make(chan struct{}, sweepConcurrency), rand.Perm(n)
 	var group sync.WaitGroup
 	for ; begun < n && acquireSlot(ctx, slots); begun++ {
-		item := begun
+		item := order[begun]
 		group.Go(func() {
 			defer func() { <-slots }()
 			do(item)

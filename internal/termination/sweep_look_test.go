@@ -43,6 +43,27 @@ func TestSweep_EndpointHangs_EndsAndSaysWhatIsLeft(t *testing.T) {
 	})
 }
 
+// A sweep of a throttled account does not reach all instances. One that no sweep reaches is terminated at its hook's timeout, undrained.
+func TestSweep_NotAllAreReached_EachGetsAHeartbeatFromOneOfTheNext(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env := lostEventEnv()
+		for n := range 99 {
+			env.otherGroups = append(env.otherGroups, Group{Name: fmt.Sprint("g-", n), Instances: []Instance{{ID: fmt.Sprint("i-0", n), State: "Terminating:Wait"}}})
+		}
+		h, _ := env.withQueue()
+		h.Hooks = hangingHooks{fakeHooks{env}}
+		h.Policy.Owns = func(string, map[string]string) bool { return true }
+		for range 20 {
+			sweepOnce(t, h)
+		}
+		reached := map[string]bool{}
+		for _, beat := range env.heartbeats {
+			reached[beat.termination.InstanceID] = true
+		}
+		require.Len(t, reached, 100)
+	})
+}
+
 func TestSweep_ClusterHangs_HeartbeatsAreSent(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		env := lostEventEnv()

@@ -204,6 +204,7 @@ func (j *job) empty(invocation context.Context) (Result, error) {
 		cause = context.Cause(invocation)
 	}
 	if j.isInterrupted(cause) {
+		j.savePhases(invocation)
 		j.end(StatusIncomplete, cause.Error())
 		return "", &Incomplete{j.report}
 	}
@@ -214,6 +215,24 @@ func (j *job) empty(invocation context.Context) (Result, error) {
 	j.gatherReports()
 	j.end(j.report.status(), "")
 	return Continue, nil
+}
+
+// savePhasesTimeout bounds the record of when the phases began. What it takes of handOffReserve is not there for the message. Without the
+// record, the timeouts of the phases begin again.
+const savePhasesTimeout = time.Second
+
+// savePhases records when the phases of the nodes began, for the next invocation. One that has taken the drain over has begun already.
+func (j *job) savePhases(invocation context.Context) {
+	if j.lease == nil || errors.Is(context.Cause(invocation), drain.ErrTakenOver) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(invocation), savePhasesTimeout)
+	defer cancel()
+	for _, d := range j.drains {
+		if err := d.drainer.SaveClocks(ctx, d.node, d.state); err != nil {
+			d.log.Warn("failed to record the times of phases", "error", err.Error())
+		}
+	}
 }
 
 // evictAndReport evicts the pods of all the nodes, and returns why it ended with pods that remain, or on a node that was replaced; nil: all

@@ -255,6 +255,26 @@ func blockedEnv(stop time.Duration) (*testEnv, *Handler) {
 	return env, h
 }
 
+// Each invocation began the phase's timeout again: the next phase waited for the deadline.
+func TestPhases_DrainHandedOff_TimeoutGoesOn(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env, h := blockedEnv(2 * time.Second)
+		h.Policy.Force, h.Policy.Bounds.MaxDuration = false, time.Hour
+		env.node.Add(web("free"), time.Second)
+		isBlocked := func(p drain.Pod) bool { return p.Name == "web" }
+		h.Drainer.Phases = []drain.Phase{{Name: "blocked", Match: isBlocked, Timeout: 20 * time.Minute}, {Name: "workloads"}}
+		began := time.Now()
+		_, err := invoke(t, h)
+		require.ErrorAs(t, err, new(*Incomplete))
+		report, err := invoke(t, h)
+		require.ErrorAs(t, err, new(*Incomplete))
+		free := slices.IndexFunc(report.Pods, func(p drain.PodReport) bool { return p.Name == "free" })
+		require.GreaterOrEqual(t, free, 0)
+		require.InDelta(t, 20*time.Minute, report.Pods[free].EvictedAt.Sub(began), float64(5*time.Second))
+		require.WithinDuration(t, began, report.Phases[0].StartedAt, 5*time.Second)
+	})
+}
+
 func TestForce_PolicyOn_PodForcedInTime(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		env, h := blockedEnv(10 * time.Second)
