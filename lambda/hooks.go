@@ -13,6 +13,7 @@ import (
 	"quiesce/internal/asg"
 	"quiesce/internal/config"
 	"quiesce/internal/customresource"
+	"quiesce/internal/drain"
 	"quiesce/internal/termination"
 	"quiesce/internal/wire"
 )
@@ -87,11 +88,4 @@ func (s stackHooks) remove(ctx context.Context) error {
 	return err
 }
 
-func settle(ctx context.Context) error {
-	select {
-	case <-time.After(settleTime):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
+func settle(ctx context.Context) error { return drain.Sleep(ctx, settleTime) }

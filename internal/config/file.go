@@ -132,12 +132,12 @@ func (d *Drain) read(m *mapping) {
 // compare compares the durations. A timeout that exceeds the whole drain is an error only if the file sets it. The deadline
 // cuts the defaults short anyway.
 func (d *Drain) compare(m *mapping) {
-	m.get("completionReserve").shorterThan("drain.maxDuration", d.MaxDuration, d.CompletionReserve)
+	m.get("completionReserve").shorterThanDrain(d.MaxDuration, d.CompletionReserve)
 	if v := m.get("nodeJoinTimeout"); v.isSet() {
-		v.shorterThan("drain.maxDuration", d.MaxDuration, d.NodeJoinTimeout)
+		v.shorterThanDrain(d.MaxDuration, d.NodeJoinTimeout)
 	}
 	if v := m.get("volumeDetachTimeout"); v.isSet() {
-		v.shorterThan("drain.maxDuration", d.MaxDuration, d.VolumeDetachTimeout)
+		v.shorterThanDrain(d.MaxDuration, d.VolumeDetachTimeout)
 	}
 }
 

@@ -141,10 +141,10 @@ func (v value) positiveDuration(into *time.Duration) {
 	*into = d
 }
 
-// shorterThan reports this value, the duration d, if it is not shorter than the limit that key sets.
-func (v value) shorterThan(key string, limit, d time.Duration) {
-	if d >= limit {
-		v.errorf("must be shorter than %s: %v is not shorter than %v", key, d, limit)
+// shorterThanDrain reports this value, the duration d, if it is not shorter than the longest drain.
+func (v value) shorterThanDrain(longest, d time.Duration) {
+	if d >= longest {
+		v.errorf("must be shorter than drain.maxDuration: %v is not shorter than %v", d, longest)
 	}
 }
 

@@ -91,19 +91,9 @@ func (h *Handler) send(ctx context.Context, address string, response *cfn.Respon
 			return nil
 		}
 		h.Log.Warn("failed to answer CloudFormation", "attempt", attempt, "error", err)
-		if attempt == answerAttempts || !pause(ctx, answerPause) {
+		if attempt == answerAttempts || drain.Sleep(ctx, answerPause) != nil {
 			return fmt.Errorf("answer CloudFormation: %w", err)
 		}
-	}
-}
-
-// pause waits, and reports whether ctx has not ended meanwhile.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
 	}
 }
 

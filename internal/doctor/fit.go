@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"quiesce/internal/kube"
 )
 
 // room is what a node has left.
@@ -39,7 +41,7 @@ func needs(p *corev1.Pod) (cpu, memory int64) {
 func (v *view) rooms() (all []room) {
 	at := map[string]int{}
 	for i := range v.Nodes {
-		if n := &v.Nodes[i]; takesPods(n) {
+		if n := &v.Nodes[i]; kube.TakesPods(n) {
 			at[n.Name] = len(all)
 			all = append(all, room{n, n.Status.Allocatable.Cpu().MilliValue(), n.Status.Allocatable.Memory().Value(), n.Status.Allocatable.Pods().Value()})
 		}

@@ -13,6 +13,7 @@ import (
 
 	"quiesce/internal/config"
 	"quiesce/internal/escort"
+	"quiesce/internal/kube"
 	"quiesce/internal/pooler"
 )
 
@@ -97,7 +98,7 @@ func (v *view) poolerSpread() (found []Finding) {
 
 func (v *view) openNodes() (names []string) {
 	for i := range v.Nodes {
-		if takesPods(&v.Nodes[i]) {
+		if kube.TakesPods(&v.Nodes[i]) {
 			names = append(names, v.Nodes[i].Name)
 		}
 	}

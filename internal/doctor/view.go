@@ -199,11 +199,3 @@ func isFargate(n *corev1.Node) bool { return n.Labels["eks.amazonaws.com/compute
 
 // karpenterPool is the label of nodes that Karpenter made (https://karpenter.sh/docs/concepts/nodepools/).
 const karpenterPool = "karpenter.sh/nodepool"
-
-// takesPods reports whether new pods may run on a node, apart from its taints.
-func takesPods(n *corev1.Node) bool {
-	ready := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
-	return ready && kube.WhyLeaving(n) == "" && !isFargate(n)
-}

@@ -36,7 +36,7 @@ func (r *run) handle(got response) {
 	}
 	switch {
 	case got.escort != nil && !r.keeps(p): // without time for another escort, there is nothing to wait for
-		p.retryAt = earliest(p.retryAt, p.evictBy)
+		p.retryAt = Earliest(p.retryAt, p.evictBy)
 	case p.attempt != untried && got.deletedWith == 0 && !p.final: // the deletion follows at once
 		p.attempt, p.retryAt, p.failures = exhausted, p.notBefore, 0
 	}
@@ -77,7 +77,7 @@ func (r *run) handleHeld(p *progress, hold *Held, now time.Time) {
 func (r *requests) lastLookOr(at time.Time, lead time.Duration, now time.Time) time.Time {
 	for _, last := range []time.Time{r.evictBy.Add(-lead), r.evictBy} {
 		if !r.evictBy.IsZero() && last.After(now) {
-			return earliest(at, last)
+			return Earliest(at, last)
 		}
 	}
 	return at
@@ -126,7 +126,7 @@ func (r *run) finish(p *progress, got response) {
 	}
 	now := time.Now()
 	if p.notBefore = now.Add(escortInterval); !r.keeps(p) || p.evictBy.After(now) {
-		p.notBefore = earliest(p.notBefore, p.evictBy)
+		p.notBefore = Earliest(p.notBefore, p.evictBy)
 	}
 	if p.panicked != "" { // this is its keeper's
 		got.escort.Reason = p.panicked + "; " + got.escort.Reason

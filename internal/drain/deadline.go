@@ -94,7 +94,7 @@ func (l Limits) outlasts(p Pod) bool {
 // latest returns the last moment that is this long before the deadline. It is never in the first half of the drain's time, in which
 // PDBs are always respected.
 func (l Limits) latest(before time.Duration) time.Time {
-	return later(l.Deadline.Add(-before), middle(l.StartedAt, l.Deadline))
+	return Later(l.Deadline.Add(-before), middle(l.StartedAt, l.Deadline))
 }
 
 // need returns how long before the deadline a pod must be told to stop: its grace, and before that the time of its escort. It is
@@ -106,19 +106,19 @@ func (l Limits) need(grace, lead time.Duration) time.Duration {
 // evictBy returns when an escort must have evicted its pod, so that the pod still has its grace. Where there is not enough time for
 // both, each has half. takes is what it takes to ask.
 func (l Limits) evictBy(grace, lead, takes time.Duration, now time.Time) time.Time {
-	from, last := later(now, l.latest(l.need(grace, lead)+takes)), l.Deadline.Add(-l.need(grace, 0)-takes)
+	from, last := Later(now, l.latest(l.need(grace, lead)+takes)), l.Deadline.Add(-l.need(grace, 0)-takes)
 	if lead == 0 {
 		return from
 	}
 	if !from.Add(lead).After(last) {
 		return last
 	}
-	return later(last, middle(from, l.Deadline))
+	return Later(last, middle(from, l.Deadline))
 }
 
 // answerBy returns when an eviction of a pod times out: when the pod is due, and from then on soon. Its deletion follows.
 func (l Limits) answerBy(forceAt, now time.Time) time.Time {
-	return later(forceAt, now.Add(min(dueTimeout, max(minDueTimeout, l.Deadline.Sub(now)/2))))
+	return Later(forceAt, now.Add(min(dueTimeout, max(minDueTimeout, l.Deadline.Sub(now)/2))))
 }
 
 // deleteBy returns when a deletion times out that is expected to take this long. There is time for another one after it, unless this is
@@ -158,11 +158,11 @@ func (l Limits) apply(pods []Planned, ask Ask, now time.Time) (wake time.Time) {
 			p.ForceAt = l.latest(p.need)
 		}
 		due, next := reached(p.ForceAt, now)
-		wake = earliest(wake, next)
+		wake = Earliest(wake, next)
 		p.Due, p.Open = due, due
 		if p.Verdict == Evict {
 			open, next := reached(l.latest(openFactor*p.need), now)
-			wake = earliest(wake, next)
+			wake = Earliest(wake, next)
 			p.Open = p.Open || open
 		}
 	}
@@ -226,20 +226,3 @@ func reached(when, now time.Time) (yes bool, wake time.Time) {
 	}
 	return true, time.Time{}
 }
-
-// earliest ignores zero times, which stand for never.
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
-		return b
-	}
-	return a
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
-}
-
-func middle(a, b time.Time) time.Time { return a.Add(b.Sub(a) / 2) }

@@ -149,7 +149,7 @@ func (r *run) loop(ctx context.Context, cancel context.CancelCauseFunc) {
 		began := time.Now()
 		wake, done := r.reconcile(ctx)
 		rested := time.Now().Add(min(restFactor*time.Since(began), longestRest))
-		if done || !r.await(ctx, wake) || !r.gather(ctx, earliest(rested, wake)) {
+		if done || !r.await(ctx, wake) || !r.gather(ctx, Earliest(rested, wake)) {
 			return
 		}
 	}
@@ -216,7 +216,7 @@ func (r *run) keeps(p *progress) bool { return r.Phases[p.planned.Phase].Keeps }
 // reconcile looks at the node once, and starts what there is to do.
 func (r *run) reconcile(ctx context.Context) (wake time.Time, done bool) {
 	now := time.Now()
-	wake = earliest(r.checkCordon(ctx, now), earliest(r.checkKubelet(now), now.Add(blockedRecheck)))
+	wake = Earliest(r.checkCordon(ctx, now), Earliest(r.checkKubelet(now), now.Add(blockedRecheck)))
 	pods := r.cluster.Pods()
 	plan := Make(View{
 		Now: now, Node: r.node, Pods: pods, Phases: r.Phases, Clocks: r.state.clocks, Limits: r.Limits, RecordedPhases: r.recordedPhases(pods),
@@ -234,12 +234,12 @@ func (r *run) reconcile(ctx context.Context) (wake time.Time, done bool) {
 		}
 	}
 	r.chooseFinal(plan)
-	wake = earliest(wake, earliest(plan.Wake, r.tellOwners(plan.Pods, now)))
+	wake = Earliest(wake, Earliest(plan.Wake, r.tellOwners(plan.Pods, now)))
 	for _, pod := range r.inTurn(plan.Pods) {
 		c := r.conditions(pod, now)
 		do, again := next(*r.state.pods[pod.Ref], pod, c)
 		r.start(ctx, do, pod, c)
-		wake = earliest(wake, again)
+		wake = Earliest(wake, again)
 	}
 	return wake, plan.Done() && r.isIdle() && !r.needsFinalSignal() && !r.awaitsFinalEffect(plan.Pods, now)
 }

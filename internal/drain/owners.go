@@ -64,7 +64,7 @@ func (r *run) tellOwners(pods []Planned, now time.Time) (wake time.Time) {
 		}
 		if reason != EvictionHeld {
 			tell, next := reached(since.Add(r.Limits.tellAfter()), now)
-			if wake = earliest(wake, next); !tell {
+			if wake = Earliest(wake, next); !tell {
 				continue
 			}
 		}

@@ -78,7 +78,7 @@ func (p Plan) Done() bool {
 // Make makes a plan. It is pure: it knows only the view, and decides only what is in the plan.
 func Make(v View) Plan {
 	plan := Plan{Pods: v.planned(), Clocks: slices.Clone(v.Clocks)}
-	plan.Wake = earliest(v.Limits.apply(plan.Pods, v.Ask, v.Now), v.keptUntil())
+	plan.Wake = Earliest(v.Limits.apply(plan.Pods, v.Ask, v.Now), v.keptUntil())
 	counts := plan.wanted(len(v.Phases))
 	open := true
 	for i, phase := range v.Phases {
@@ -87,7 +87,7 @@ func Make(v View) Plan {
 		}
 		plan.Clocks[i] = plan.Clocks[i].tick(v.Now, counts[i] > 0, plan.isOpen(i))
 		passed, wake := plan.Clocks[i].passed(phase, v.Limits, v.Now)
-		plan.Wake = earliest(plan.Wake, wake)
+		plan.Wake = Earliest(plan.Wake, wake)
 		open = open && (passed || counts[i] > 0 && v.holdsAll(plan, i))
 	}
 	return plan

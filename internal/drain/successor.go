@@ -174,7 +174,7 @@ func (r *run) needsFinalSignal() bool {
 func (r *run) awaitsFinalEffect(pods []Planned, now time.Time) bool {
 	return slices.ContainsFunc(pods, func(pod Planned) bool {
 		p := r.state.pods[pod.Ref]
-		told := later(p.line.EvictedAt, p.line.ForcedAt)
+		told := Later(p.line.EvictedAt, p.line.ForcedAt)
 		return p.final && p.isSignaled() && !pod.Terminating() && now.Sub(told) < acceptedRecheck
 	})
 }

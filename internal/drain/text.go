@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"fmt"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -36,6 +37,14 @@ const maxStack = 4 << 10
 
 // Stack returns the stack of the calling goroutine for a log: after a panic, in the function that recovers.
 func Stack() string { return Cut(string(debug.Stack()), maxStack) }
+
+// Names joins the first names, and says how many more there are.
+func Names(names []string, most int) string {
+	if more := len(names) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
 
 // Sentence joins the parts that are not empty.
 func Sentence(parts ...string) string {

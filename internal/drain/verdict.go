@@ -121,7 +121,7 @@ func (v View) keptUntil() (wake time.Time) {
 	for _, p := range v.Pods {
 		if !p.ContainersEndedAt.IsZero() {
 			_, next := reached(p.ContainersEndedAt.Add(finalizerGrace), v.Now)
-			wake = earliest(wake, next)
+			wake = Earliest(wake, next)
 		}
 	}
 	return wake

@@ -45,21 +45,21 @@ var ErrNoLogin = errors.New("no credentials configured for the namespace")
 // ErrOtherNamespace is the error of credentials that must not be sent to pods of the namespace.
 var ErrOtherNamespace = errors.New("credentials are for another namespace")
 
-// LogIn tries logins in order until one opens a console, each login once. The next login follows only if the server refused
-// the one before: any other failure says nothing about credentials. If a login cannot be read, its error is kept and the
-// next is tried.
-func LogIn[Console any](
-	logins iter.Seq2[Login, error], open func(Login) (Console, error), refused func(error) bool,
-) (Console, error) {
-	var none Console
+// LogIn tries logins in order until one is accepted, each login once, and returns what was done with it. The next login follows only if the
+// server refused the one before: any other failure says nothing about credentials. If a login cannot be read, its error is kept and the next
+// is tried.
+func LogIn[T any](
+	logins iter.Seq2[Login, error], open func(Login) (T, error), refused func(error) bool,
+) (T, error) {
+	var none T
 	tried := map[Login]bool{}
 	var failures []error
 	for login, err := range logins {
 		if err == nil && !tried[login] {
 			tried[login] = true
-			var console Console
-			if console, err = open(login); err == nil {
-				return console, nil
+			var done T
+			if done, err = open(login); err == nil {
+				return done, nil
 			}
 			if !refused(err) {
 				return none, err

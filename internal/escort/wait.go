@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 // ErrTimeout says that the time for a step, or for the whole escort, is over.
@@ -42,16 +44,7 @@ func PollOr(ctx context.Context, done <-chan struct{}, deadline time.Time, inter
 }
 
 // Sleep waits for d. It returns the cause of ctx when ctx ends before.
-func Sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
+func Sleep(ctx context.Context, d time.Duration) error { return drain.Sleep(ctx, d) }
 
 // IgnoreTimeout returns nil for ErrTimeout, and any other error as it is.
 func IgnoreTimeout(err error) error {

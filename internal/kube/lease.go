@@ -191,15 +191,21 @@ func (l *lease) readDeadline() {
 	}
 }
 
-// Release implements termination.Lease, on a context of its own. A Lease that another invocation took over is left to it.
+// Release implements termination.Lease.
 func (l *lease) Release(keep termination.Keep) error {
+	return l.release(func(next *coordinationv1.Lease) bool { return trim(next, keep) })
+}
+
+// release gives the Lease up, on a context of its own. It deletes a Lease of which keep keeps nothing. A Lease that another invocation took
+// over is left to it.
+func (l *lease) release(keep func(next *coordinationv1.Lease) bool) error {
 	l.stop()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.parent), releaseTimeout)
 	defer cancel()
 	err := l.asHolder(ctx, func(now *coordinationv1.Lease) error {
 		next := now.DeepCopy()
-		if !trim(next, keep) {
-			return l.deleteLease(ctx, now.Name, &metav1.Preconditions{ResourceVersion: &now.ResourceVersion})
+		if !keep(next) {
+			return l.deleteLease(ctx, now)
 		}
 		next.Spec.HolderIdentity = nil
 		_, err := l.updateLease(ctx, next)
@@ -298,16 +304,18 @@ func (c *Client) updateLease(ctx context.Context, next *coordinationv1.Lease) (*
 		Body(next).Timeout(callTimeout).Do(ctx).Into(updated)
 }
 
-func (c *Client) deleteLease(ctx context.Context, name string, conditions *metav1.Preconditions) error {
-	return c.coordination.Delete().Namespace(leaseNamespace).Resource("leases").Name(name).
-		Body(&metav1.DeleteOptions{Preconditions: conditions}).Timeout(callTimeout).Do(ctx).Error()
+// deleteLease deletes the Lease unless it has been changed since.
+func (c *Client) deleteLease(ctx context.Context, l *coordinationv1.Lease) error {
+	unchanged := &metav1.Preconditions{ResourceVersion: &l.ResourceVersion}
+	return c.coordination.Delete().Namespace(leaseNamespace).Resource("leases").Name(l.Name).
+		Body(&metav1.DeleteOptions{Preconditions: unchanged}).Timeout(callTimeout).Do(ctx).Error()
 }
 
 // DeleteFreeLease deletes the Lease of an instance that is gone, unless an invocation holds it.
 func (c *Client) DeleteFreeLease(ctx context.Context, instanceID string) error {
 	found, err := c.getLease(ctx, instanceID)
 	if err == nil && isFree(found) {
-		err = c.deleteLease(ctx, instanceID, &metav1.Preconditions{ResourceVersion: &found.ResourceVersion})
+		err = c.deleteLease(ctx, found)
 	}
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete lease %s of an instance that is gone: %w", instanceID, err)

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/termination"
 )
 
@@ -27,7 +28,7 @@ const (
 // AcquireLease acquires the Lease of an instance, which has the instance's ID for its name; nil: another invocation holds it.
 func (c *Client) AcquireLease(ctx context.Context, instanceID string, a termination.Acquisition) (termination.Lease, error) {
 	l, err := c.hold(ctx, ctx, instanceID, a, func(l *coordinationv1.Lease) {
-		annotate(l, receivedAnnotation, timeText(earliest(a.Received, firstReceived(l))))
+		annotate(l, receivedAnnotation, timeText(drain.Earliest(a.Received, firstReceived(l))))
 		if !a.Deadline.IsZero() {
 			annotateDeadline(l, a.Deadline)
 		}
@@ -40,14 +41,19 @@ func (c *Client) AcquireLease(ctx context.Context, instanceID string, a terminat
 }
 
 // AcquireGroupLease acquires the Lease of this name, and renews it until release is called, which deletes it; acquired is false if another
-// holds it (https://kubernetes.io/docs/concepts/architecture/leases/). It is renewed after the end of ctx too: what its holder has paused
-// is resumed then.
+// holds it (https://kubernetes.io/docs/concepts/architecture/leases/).
 func (c *Client) AcquireGroupLease(ctx context.Context, name string) (release func() error, acquired bool, err error) {
-	l, err := c.hold(ctx, context.WithoutCancel(ctx), name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
+	l, err := c.holdGroup(ctx, name)
 	if l == nil || err != nil {
 		return nil, false, withPermission(err)
 	}
 	return func() error { return l.Release(termination.KeepNothing) }, true, nil
+}
+
+// holdGroup acquires the Lease of a group; nil: another holds it. It is renewed after the end of ctx too: what its holder has paused is resumed
+// then.
+func (c *Client) holdGroup(ctx context.Context, name string) (*lease, error) {
+	return c.hold(ctx, context.WithoutCancel(ctx), name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
 }
 
 // hold acquires a Lease, and renews it until the second context ends. Each call is a holder of its own: one process may run two

@@ -234,14 +234,6 @@ func annotatedTime(l *coordinationv1.Lease, key string) time.Time {
 	return t
 }
 
-// earliest returns the earlier of two times; a zero time is unknown.
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
 // timeText returns the time for an annotation; empty if it is unknown.
 func timeText(t time.Time) string {
 	if t.IsZero() {

@@ -8,11 +8,8 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quiesce/internal/escort"
-	"quiesce/internal/termination"
 )
 
 // pausedAnnotation is on the Lease of a group whose holder has changed something that outlives it: poolers that it has paused.
@@ -25,10 +22,9 @@ const expirySlack = 5 * time.Second
 // markedLease implements escort.MarkedLease.
 type markedLease struct{ *lease }
 
-// AcquireMarkedLease acquires the Lease of this name, and renews it until it is released; nil: another holds it. It is renewed after the end
-// of ctx too: what its holder has paused is resumed then.
+// AcquireMarkedLease acquires the Lease of this name, and renews it until it is released; nil: another holds it.
 func (c *Client) AcquireMarkedLease(ctx context.Context, name string) (escort.MarkedLease, error) {
-	l, err := c.hold(ctx, context.WithoutCancel(ctx), name, termination.Acquisition{}, func(*coordinationv1.Lease) {})
+	l, err := c.holdGroup(ctx, name)
 	if l == nil || err != nil {
 		return nil, withPermission(err)
 	}
@@ -74,22 +70,7 @@ func (m markedLease) Lost() error {
 
 // Release implements escort.MarkedLease. It deletes a Lease without a mark.
 func (m markedLease) Release() error {
-	m.stop()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.parent), releaseTimeout)
-	defer cancel()
-	err := m.asHolder(ctx, func(now *coordinationv1.Lease) error {
-		if now.Annotations[pausedAnnotation] == "" {
-			return m.deleteLease(ctx, now.Name, &metav1.Preconditions{ResourceVersion: &now.ResourceVersion})
-		}
-		next := now.DeepCopy()
-		next.Spec.HolderIdentity = nil
-		_, err := m.updateLease(ctx, next)
-		return err
-	})
-	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || errors.Is(err, errLeaseLost) {
-		return nil
-	}
-	return fmt.Errorf("release lease %s: %w", m.current().Name, bounded(err))
+	return m.release(func(next *coordinationv1.Lease) bool { return next.Annotations[pausedAnnotation] != "" })
 }
 
 // Marks returns the marks of the Leases whose names begin with the prefix.

@@ -63,25 +63,22 @@ func (d *pdbs) withPDBs(seen []seenPod) []drain.Pod {
 
 // forgetGone forgets what is known of pods that are gone. Otherwise pods that are made and deleted again would fill the memory.
 func (d *pdbs) forgetGone(seen []seenPod) {
-	if len(d.asked) > len(seen) {
-		kept := make(map[drain.Ref]asked, len(seen))
-		for _, p := range seen {
-			if last, is := d.asked[p.Ref]; is {
-				kept[p.Ref] = last
-			}
-		}
-		d.asked = kept
-	}
+	d.asked = keepSeen(d.asked, seen)
 	for _, namespace := range d.namespaces {
-		if len(namespace.selecting) <= len(seen) {
-			continue
-		}
-		kept := make(map[drain.Ref]selected, len(seen))
-		for _, p := range seen {
-			if found, is := namespace.selecting[p.Ref]; is {
-				kept[p.Ref] = found
-			}
-		}
-		namespace.selecting = kept
+		namespace.selecting = keepSeen(namespace.selecting, seen)
 	}
+}
+
+// keepSeen returns what is known of the pods, and no more than that if more is known than there are pods.
+func keepSeen[T any](known map[drain.Ref]T, seen []seenPod) map[drain.Ref]T {
+	if len(known) <= len(seen) {
+		return known
+	}
+	kept := make(map[drain.Ref]T, len(seen))
+	for _, p := range seen {
+		if what, is := known[p.Ref]; is {
+			kept[p.Ref] = what
+		}
+	}
+	return kept
 }

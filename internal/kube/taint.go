@@ -97,10 +97,7 @@ func (c *Client) taintInBatches(ctx context.Context, pending []*corev1.Node) err
 // awaitTurn waits for a random time, which grows with the number of nodes.
 func awaitTurn(ctx context.Context, nodes int) {
 	limit := min(time.Duration(nodes)*turnPerNode, longestTurn)
-	select {
-	case <-time.After(rand.N(limit)):
-	case <-ctx.Done():
-	}
+	_ = drain.Sleep(ctx, rand.N(limit))
 }
 
 // withoutURL returns the cause of a request's error. The URL in its text has the names of all nodes.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -129,18 +128,10 @@ func (a *attachments) awaitDetached(ctx context.Context, first []string, staying
 		select {
 		case <-a.changed:
 		case <-ctx.Done():
-			err := fmt.Errorf("volumes still attached: %s: %w", listNames(remaining, maxVolumesNamed), context.Cause(ctx))
+			err := fmt.Errorf("volumes still attached: %s: %w", drain.Names(remaining, maxVolumesNamed), context.Cause(ctx))
 			return len(seen) - len(remaining), errors.Join(err, unknown)
 		}
 	}
-}
-
-// listNames returns the first names, and how many more there are.
-func listNames(names []string, limit int) string {
-	if len(names) <= limit {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:limit], ", "), len(names)-limit)
 }
 
 // remaining returns the volumes that are attached and do not stay, sorted.

@@ -95,7 +95,7 @@ func (c *Client) OtherNodeStays(ctx context.Context, zones []string, beside stri
 	}
 	options := metav1.ListOptions{LabelSelector: labels.NewSelector().Add(*inZones).String(), ResourceVersion: fromWatchCache}
 	err = c.eachNode(ctx, options, func(node *corev1.Node) (done bool) {
-		stays = node.Name != beside && WhyLeaving(node) == "" && takesPods(node)
+		stays = node.Name != beside && TakesPods(node)
 		return stays
 	})
 	if err != nil {
@@ -104,9 +104,9 @@ func (c *Client) OtherNodeStays(ctx context.Context, zones []string, beside stri
 	return stays, nil
 }
 
-// takesPods reports whether the node is ready, and one that pods with volumes can be on: not one of Fargate.
-func takesPods(node *corev1.Node) bool {
-	return node.Labels["eks.amazonaws.com/compute-type"] != "fargate" &&
+// TakesPods reports whether new pods may run on the node, apart from its taints: it is ready and stays. A node of Fargate has one pod.
+func TakesPods(node *corev1.Node) bool {
+	return WhyLeaving(node) == "" && node.Labels["eks.amazonaws.com/compute-type"] != "fargate" &&
 		slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
 			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 		})

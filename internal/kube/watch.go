@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+
+	"quiesce/internal/drain"
 )
 
 // A broken watch starts again after firstRewatch, then with growing delays up to lastRewatch. A drain waits for it, so both
@@ -125,7 +127,7 @@ func (f *follower[T]) run(ctx context.Context) {
 			delays = newDelays()
 		}
 		if time.Since(began) < longWatch {
-			sleep(ctx, delays.Step())
+			_ = drain.Sleep(ctx, delays.Step())
 		}
 	}
 }
@@ -144,15 +146,6 @@ func (f *follower[T]) log(ctx context.Context, err error) {
 func newDelays() *wait.Backoff {
 	return &wait.Backoff{
 		Duration: firstRewatch, Cap: lastRewatch, Factor: rewatchFactor, Jitter: rewatchJitter, Steps: rewatchSteps,
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
 	}
 }
 

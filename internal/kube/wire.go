@@ -43,8 +43,8 @@ var errMalformed = errors.New("the API server's answer is not valid protobuf")
 // wireFields are fields of a message, by number. A nil value stands for the whole field, another for these fields of it.
 type wireFields map[protowire.Number]wireFields
 
-// keepFields appends these fields of the message to the buffer.
-func keepFields(buffer, message []byte, keep wireFields) ([]byte, error) {
+// keepFields returns these fields of the message.
+func keepFields(message []byte, keep wireFields) (buffer []byte, err error) {
 	var counts map[protowire.Number]int
 	for len(message) > 0 {
 		number, kind, size := protowire.ConsumeField(message)
@@ -67,7 +67,7 @@ func keepFields(buffer, message []byte, keep wireFields) ([]byte, error) {
 			buffer = append(buffer, field...)
 			continue
 		}
-		nested, err := keepFields(nil, bytesOf(field), inner)
+		nested, err := keepFields(bytesOf(field), inner)
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +104,7 @@ func fieldBytes(message []byte, path ...protowire.Number) ([]byte, error) {
 
 // decodeKept decodes these fields of an encoded object into one of its type.
 func decodeKept(object []byte, keep wireFields, into interface{ Unmarshal([]byte) error }) error {
-	kept, err := keepFields(nil, object, keep)
+	kept, err := keepFields(object, keep)
 	if err != nil {
 		return err
 	}

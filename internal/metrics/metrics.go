@@ -138,7 +138,7 @@ func pdbBlocked(r termination.Report) (total time.Duration) {
 	slices.SortFunc(blocked, func(a, b drain.PodReport) int { return a.BlockedAt.Compare(b.BlockedAt) })
 	var counted time.Time
 	for _, p := range blocked {
-		from, until := later(p.BlockedAt, counted), r.FinishedAt
+		from, until := drain.Later(p.BlockedAt, counted), r.FinishedAt
 		for _, end := range []time.Time{p.EvictedAt, p.ForcedAt, p.GoneAt} {
 			if !end.IsZero() && end.Before(until) {
 				until = end
@@ -149,13 +149,6 @@ func pdbBlocked(r termination.Report) (total time.Duration) {
 		}
 	}
 	return total
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
 }
 
 func sum(pods []drain.PodReport, of func(drain.PodReport) int) (total int) {

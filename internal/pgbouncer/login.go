@@ -53,11 +53,10 @@ func (t Target) LogValue() slog.Value { return slog.StringValue(t.User) }
 func (t Target) open(ctx context.Context) (*Console, error) {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
-	conn, err := t.Dial(ctx)
+	raw, err := t.connect(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnreachable, bounded(err))
+		return nil, err
 	}
-	raw := newLimitedConn(conn)
 	session, err := t.handshake(ctx, raw, database)
 	if err == nil {
 		var version Version
@@ -70,6 +69,31 @@ func (t Target) open(ctx context.Context) (*Console, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, context.Cause(ctx))
 	}
 	return nil, err
+}
+
+// connect opens a connection on which the server may send no more than a console says.
+func (t Target) connect(ctx context.Context) (*limitedConn, error) {
+	conn, err := t.Dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, bounded(err))
+	}
+	return newLimitedConn(conn), nil
+}
+
+// inDatabase logs in to a database as any client does, and does something there. It takes loginTimeout at most.
+func (t Target) inDatabase(ctx context.Context, name string, do func(ctx context.Context, session *pgconn.PgConn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	raw, err := t.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	session, err := t.handshake(ctx, raw, name)
+	if err != nil {
+		return err
+	}
+	return do(ctx, session)
 }
 
 // isRefused reports whether nothing listens on the port any more. It only asks for TLS: a login could wait for a database that is paused.
@@ -163,18 +187,7 @@ const proof = "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_em
 // ProveWrite logs in to a database as any client does, and writes. It takes loginTimeout at most. A database that is paused, or that
 // another server than a primary has, is an error.
 func (t Target) ProveWrite(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
-	defer cancel()
-	conn, err := t.Dial(ctx)
-	if err != nil {
-		return fmt.Errorf("prove a write: %w: %w", ErrUnreachable, bounded(err))
-	}
-	raw := newLimitedConn(conn)
-	defer raw.Close()
-	session, err := t.handshake(ctx, raw, name)
-	if err == nil {
-		err = readProof(session.Exec(ctx, proof))
-	}
+	err := t.inDatabase(ctx, name, func(ctx context.Context, session *pgconn.PgConn) error { return readProof(session.Exec(ctx, proof)) })
 	if err != nil {
 		return fmt.Errorf("prove a write: %w", err)
 	}

@@ -16,20 +16,11 @@ var ErrNoText = errors.New("the answer is not one text")
 
 // ReadText logs in to a database as any client does, and returns the only value of a query's only row. It takes loginTimeout at most. The
 // transaction is read-only, so that the query changes nothing, whatever it calls.
-func (t Target) ReadText(ctx context.Context, name, query string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
-	defer cancel()
-	conn, err := t.Dial(ctx)
-	if err != nil {
-		return "", fmt.Errorf("read from a database: %w: %w", ErrUnreachable, bounded(err))
-	}
-	raw := newLimitedConn(conn)
-	defer raw.Close()
-	session, err := t.handshake(ctx, raw, name)
-	if err != nil {
-		return "", fmt.Errorf("read from a database: %w", err)
-	}
-	value, err := onlyValue(session.Exec(ctx, "BEGIN READ ONLY; "+query+"; COMMIT"))
+func (t Target) ReadText(ctx context.Context, name, query string) (value string, err error) {
+	err = t.inDatabase(ctx, name, func(ctx context.Context, session *pgconn.PgConn) (err error) {
+		value, err = onlyValue(session.Exec(ctx, "BEGIN READ ONLY; "+query+"; COMMIT"))
+		return err
+	})
 	if err != nil {
 		return "", fmt.Errorf("read from a database: %w", err)
 	}

@@ -27,11 +27,10 @@ func (c *Console) Reveal(ctx context.Context, name string) error {
 func (t Target) beginLogin(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
-	conn, err := t.Dial(ctx)
+	raw, err := t.connect(ctx)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnreachable, bounded(err))
+		return err
 	}
-	raw := newLimitedConn(conn)
 	defer raw.Close()
 	secured, err := t.negotiateTLS(ctx, raw)
 	if err != nil {

@@ -250,13 +250,12 @@ func (r *run) tryAgain(ctx context.Context, cause error) error {
 	return r.handleError(ctx, r.drainInTurn(ctx))
 }
 
-// startOver forgets how far the pooler was with stopping.
+// startOver forgets how far the pooler was with stopping, and closes both consoles. All tunnels end when the API server is replaced, but not
+// at the same moment: the one that still seems open would break the second try, and there is no third.
 func (r *run) startOver(cause error) {
 	r.log.Warn("lost the console of pgbouncer, trying again over another", "error", cause.Error())
 	r.tried = true
-	if r.stop.second != nil {
-		r.stop.second.Close()
-	}
+	r.close()
 	r.stop = stop{}
 }
 

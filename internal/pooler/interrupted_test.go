@@ -75,7 +75,20 @@ func (k *keptConns) breakAll(t *testing.T) {
 	k.mutex.Lock()
 	defer k.mutex.Unlock()
 	for _, conn := range k.all {
-		require.NoError(t, conn.(*net.TCPConn).CloseRead())
+		breakConn(t, conn)
+	}
+}
+
+// breakNumber ends the connection that was opened as this one, unless the escort has closed it.
+func (k *keptConns) breakNumber(t *testing.T, n int) {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	breakConn(t, k.all[n])
+}
+
+func breakConn(t *testing.T, conn net.Conn) {
+	if err := conn.(*net.TCPConn).CloseRead(); !errors.Is(err, net.ErrClosed) {
+		require.NoError(t, err)
 	}
 }
 
@@ -182,6 +195,23 @@ func TestRun_ConsolesBreakDuringThePause_TriedAgain(t *testing.T) {
 	p := parts.Start(t, parts.Older, parts.Options{})
 	w, app := newCluster(p), openTransaction(t, p)
 	requireTriedAgain(t, p, w, w.escort(minute), app, "evict")
+}
+
+// All tunnels end, but not at the same moment.
+func TestRun_ConsolesBreakOneAfterTheOther_TriedAgain(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Older, parts.Options{})
+	w, app := newCluster(p), openTransaction(t, p)
+	var kept keptConns
+	w.dial = kept.dial(p.Dial)
+	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) { return w.escort(minute).Run(ctx, w.request(t)) })
+	p.RequireLogs(t, "PAUSE command issued", func() {})
+	p.RequireLogs(t, "RESUME command issued", func() { kept.breakNumber(t, 1) })
+	kept.breakNumber(t, 0)
+	require.Never(t, func() bool { return w.count("evicted") > 0 }, 3*time.Second, pollInterval)
+	parts.Exec(t, app, "COMMIT")
+	require.NoError(t, <-ended)
+	require.Equal(t, 1, w.count("evicted"))
 }
 
 // A surge has taken a label from the pod, and gets it back first.

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// findTimeout bounds the attempts to look at the pod; findInterval is between them. An API server that fails once must not cost
-	// transactions, but one that always fails must not keep the pod.
+	// findTimeout bounds the attempts to look at the pod, to open a console, and to save a record; findInterval is between them. An API server
+	// that fails once must not cost transactions, but one that always fails must not keep the pod.
 	findTimeout  = 5 * time.Second
 	findInterval = 250 * time.Millisecond
 	// selectorsMaxAge is how old the selectors may be that several steps share. One lookup costs a GET and three LISTs, and an

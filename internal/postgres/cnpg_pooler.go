@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 )
 
@@ -26,7 +27,7 @@ func (s *paths) passwordsTrap(f *Facts) string {
 		return ""
 	}
 	return fmt.Sprintf("clients of poolers that ask the database for passwords (auth_query) may get error 28P01 after the move: %s. "+
-		"CloudNativePG hashes passwords anew at each switchover. Put the SCRAM verifier, not the password, into the Secret of each role", joined(names))
+		"CloudNativePG hashes passwords anew at each switchover. Put the SCRAM verifier, not the password, into the Secret of each role", drain.Names(names, maxNames))
 }
 
 // cnpgPooler is the part of a Pooler that says where it leads.

@@ -200,24 +200,28 @@ func (r *run) escortPrimary(ctx context.Context) error {
 
 // newMove returns a move of the facts' leader.
 func (r *run) newMove() *move {
-	m := r.Escort.newMove(r.cluster, r.clusters, r.facts)
+	m := r.moveOf(r.cluster, r.clusters, r.facts)
 	m.log, m.result = r.log, &r.result
 	m.save = func(ctx context.Context, record json.RawMessage) error { return r.request.Save(ctx, record, false) } // an only copy is not moved
 	return m
 }
 
-// newMove returns a move without a drain.
-func (e *Escort) newMove(cluster Cluster, clusters Clusters, f Facts) *move {
-	m := &move{Escort: e, log: e.log(), cluster: cluster, clusters: clusters, facts: f, result: &drain.EscortResult{Kind: Kind}, way: byKey{}}
+// moveOf returns a move without a drain.
+func (e *Escort) moveOf(cluster Cluster, clusters Clusters, f Facts) *move {
+	m := &move{Escort: e, log: e.log(), cluster: cluster, clusters: clusters, facts: f, result: &drain.EscortResult{Kind: Kind}, way: e.wayOf(f)}
 	m.decide = func(f Facts) Assessment { return Assess(f, e.Settings, time.Now()) }
+	return m
+}
+
+// wayOf returns how the cluster is asked to move.
+func (e *Escort) wayOf(f Facts) way {
 	if !f.Operator.UsesPatroni() {
-		m.way = byStatus{}
-		return m
+		return byStatus{}
 	}
 	if leader := f.LeaderMember(); e.Asker != nil && e.ConnectVia == config.ViaPodIP && leader != nil && !leader.API.TLS && leader.API.Port != 0 {
-		m.way = byREST{e.Asker}
+		return byREST{e.Asker}
 	}
-	return m
+	return byKey{}
 }
 
 // escortReplica evicts a replica, unless its cluster moves or needs it. What decides is read under the cluster's Lease: another drain may
@@ -330,57 +334,4 @@ func (r *run) evict(ctx context.Context) error {
 		ctx = fresh
 	}
 	return escort.Evict(ctx, r.cluster, r.request, drain.EvictOptions{Grace: r.pod.Grace})
-}
-
-// recover resumes what an earlier run of this drain recorded as paused. That run is over: this one holds the instance's Lease. If another
-// move has begun since, its own holder resumes.
-func (r *run) recover(ctx context.Context) error {
-	if r.record == nil || len(r.record.Poolers) == 0 {
-		return nil
-	}
-	name := clusterLease(Identity{Namespace: r.record.Namespace, Cluster: r.record.Cluster})
-	// The Lease of an invocation that has just died is held still. Clients do not wait for its end.
-	lease, unheld := r.cluster.AcquireMarkedLease(ctx, name)
-	if unheld == nil && lease != nil {
-		defer r.release(lease.Release)
-	}
-	marks, err := readMarks(ctx, r.cluster, name, saveTimeout)
-	own := markOfMove(*r.record, marks)
-	switch {
-	case err != nil:
-		return hold("cannot find out whether another move has begun: %v", err)
-	case own != nil && (lease != nil || !own.Resumed && !isHeldSince(*own, marks)):
-	case len(marks) > 0: // another holder resumes its poolers, or has, and may pause them then
-		r.record.Poolers = nil
-		return nil
-	case unheld != nil:
-		return hold("cannot acquire the Lease of its cluster, and poolers may still be paused: %v", unheld)
-	case lease == nil: // its holder may be about to pause
-		return hold("another process holds the Lease of its cluster, and poolers may still be paused: %s", namesOf(r.record.Poolers))
-	}
-	r.log.Warn("found an interrupted move, resuming its poolers first", "since", r.record.Since)
-	withdraw(ctx, r.log, r.cluster, r.record.failover())
-	found := *r.record
-	var takenOver func(context.Context) bool
-	var unseen error
-	if lease == nil {
-		takenOver = again(func(ctx context.Context) bool {
-			marks, unseen = readMarks(ctx, r.cluster, name, glanceTime)
-			own := markOfMove(found, marks)
-			return unseen != nil || own == nil || own.Resumed || isHeldSince(*own, marks)
-		})
-	}
-	r.record.Poolers = resumer{r.cluster, r.Consoles, r.log, takenOver}.all(ctx, found.Poolers, nil)
-	if unseen != nil {
-		r.record.Poolers = found.Poolers
-		return hold("cannot find out whether another move has begun: %v", unseen)
-	}
-	defer r.tellRecovered(ctx, r.cluster, &found, r.record.Poolers)
-	if len(r.record.Poolers) > 0 {
-		return hold("poolers may still be paused: %s", namesOf(r.record.Poolers))
-	}
-	if err := r.request.Save(ctx, json.RawMessage(r.record.text()), r.record.OnlyCopy); err != nil {
-		r.log.Warn("failed to record that poolers are resumed", "error", escort.Printable(err.Error()))
-	}
-	return nil
 }

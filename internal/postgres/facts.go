@@ -57,7 +57,7 @@ type Identity struct {
 // String returns the cluster's namespace/name.
 func (i Identity) String() string { return i.Namespace + "/" + i.Cluster }
 
-// LeaderObject, ConfigObject, SyncObject and FailoverObject return the names of Patroni's objects in a mode
+// LeaderObject returns the name of the object that names the leader in a mode. This name and those below are Patroni's
 // (https://github.com/patroni/patroni/blob/master/patroni/dcs/kubernetes.py).
 func (i Identity) LeaderObject(mode Mode) string {
 	if mode == ConfigMaps {

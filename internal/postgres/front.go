@@ -57,9 +57,9 @@ func (p *front) isReplaced() bool {
 
 // serves reports whether a pooler that is stopping may still have its clients: while its hook runs, and from pgbouncer 1.23 on until they
 // disconnect or its grace period ends (https://www.pgbouncer.org/usage.html#signals).
-func (p *front) serves(now time.Time) bool {
+func (p *front) serves() bool {
 	runs := func(c escort.Container) bool { return c.Process != "" }
-	return !p.pod.Deleted.IsZero() && now.Before(p.pod.StopsBy) && slices.ContainsFunc(p.pod.Containers, runs)
+	return !p.pod.Deleted.IsZero() && time.Now().Before(p.pod.StopsBy) && slices.ContainsFunc(p.pod.Containers, runs)
 }
 
 // paths are the Services and poolers through which clients reach a primary.
@@ -91,7 +91,7 @@ func (s *paths) leadElsewhere(i Identity) string {
 	if len(names) == 0 {
 		return ""
 	}
-	return "there are poolers none of whose databases leads to the primary, though their labels are the cluster's: " + joined(names)
+	return "there are poolers none of whose databases leads to the primary, though their labels are the cluster's: " + drain.Names(names, maxNames)
 }
 
 // close closes the consoles. What is paused stays paused.
@@ -170,7 +170,7 @@ func (e *Escort) look(ctx context.Context, pod escort.Pod, f *Facts, leading []e
 	p := &front{pod: pod, asksForPasswords: isCNPGPooler(pod)}
 	if !pod.Deleted.IsZero() { // pgbouncer must not be paused while it shuts down; its console may say where it leads
 		defer func() { p.unheld, p.silent = "it is stopping", false }()
-		if !p.serves(time.Now()) {
+		if !p.serves() {
 			return p
 		}
 	}
@@ -237,7 +237,7 @@ func (p *front) whatStreams() string {
 	if len(p.streaming) == 0 {
 		return ""
 	}
-	return "its databases with a replication client, which a pause would wait for, are not paused: " + joined(p.streaming)
+	return "its databases with a replication client, which a pause would wait for, are not paused: " + drain.Names(p.streaming, maxNames)
 }
 
 // bounded returns no more databases than can be paused. Those without clients are left out first: no client waits for them, and whoever makes
@@ -266,7 +266,7 @@ func (p *front) bounded(databases []PoolerDatabase) []PoolerDatabase {
 func (p *front) whatIsNotPaused() string {
 	var reasons []string
 	if len(p.unnamed) > 0 {
-		reasons = append(reasons, "its databases whose names no command can have are not paused: "+joined(p.unnamed))
+		reasons = append(reasons, "its databases whose names no command can have are not paused: "+drain.Names(p.unnamed, maxNames))
 	}
 	if p.idle > 0 {
 		reasons = append(reasons, fmt.Sprintf("%d databases without clients are not paused, because more than %d lead to the primary", p.idle, maxDatabases))

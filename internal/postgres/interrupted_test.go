@@ -238,7 +238,7 @@ func TestSwitchover_AfterAnInterruptedMove_NoPoolersOfItsOwn_MarkStays(t *testin
 		require.NoError(t, err)
 		require.Len(t, m.Poolers, 1)
 
-		lost := e.newMove(i, i, Facts{Identity: Identity{Namespace: "db", Cluster: "pg"}})
+		lost := e.moveOf(i, i, Facts{Identity: Identity{Namespace: "db", Cluster: "pg"}})
 		lost.paths = &paths{}
 		lost.mark = mark{Namespace: "db", Cluster: "pg", Since: time.Now(), Again: time.Now().Add(time.Minute), Late: []markedPooler{markedDatabase("a", "app")}}
 		w.leases[testCluster].mark = lost.mark.text()

@@ -29,7 +29,7 @@ func (e *Escort) Switchover(ctx context.Context, wanted drain.Switchover) (drain
 	if err != nil {
 		return result, err
 	}
-	m := e.newMove(cluster, clusters, f)
+	m := e.moveOf(cluster, clusters, f)
 	m.result, m.rehearse = &result, wanted.Rehearse
 	m.decide = func(f Facts) Assessment { return Assess(onlyCandidate(f, wanted.Candidate), e.Settings, time.Now()) }
 	err = m.run(ctx)

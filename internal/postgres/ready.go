@@ -110,7 +110,7 @@ func (m *move) checkStillHeld(before []*front) error {
 	for _, p := range slices.Concat(m.paths.fronts, m.paths.others) {
 		isHeld := p.unheld == "" && len(p.databases) > 0
 		wasHeld := slices.ContainsFunc(before, func(b *front) bool { return b.pod.Ref == p.pod.Ref })
-		if wasHeld && !isHeld && (p.pod.Deleted.IsZero() || p.serves(time.Now())) {
+		if wasHeld && !isHeld && (p.pod.Deleted.IsZero() || p.serves()) {
 			return hold("clients of pooler %s could be held a moment ago, and cannot now: %s", p.pod.Ref,
 				cmp.Or(p.unheld, "it does not lead to the primary any more"))
 		}
@@ -158,7 +158,7 @@ func (m *move) checkUnheld(p *front) error {
 		return nil
 	case !m.facts.Operator.UsesPatroni():
 		return hold("clients of pooler %s cannot be held, and CloudNativePG can lose what they write during its switchover: %s", p.pod.Ref, p.unheld)
-	case p.serves(time.Now()):
+	case p.serves():
 		return hold("pooler %s is stopping, and may have its clients until it is gone", p.pod.Ref)
 	case p.silent:
 		return hold("the console of pooler %s does not answer: %s", p.pod.Ref, p.unheld)
@@ -173,7 +173,7 @@ func (m *move) checkOthers() error {
 		return nil
 	}
 	for _, p := range m.paths.others {
-		mayLeadHere := p.serves(time.Now()) && p.elsewhere == 0 && !belongsElsewhere(p.pod, m.facts.Identity)
+		mayLeadHere := p.serves() && p.elsewhere == 0 && !belongsElsewhere(p.pod, m.facts.Identity)
 		if !p.silent && !mayLeadHere {
 			continue
 		}

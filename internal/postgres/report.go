@@ -2,8 +2,8 @@ package postgres
 
 import (
 	"fmt"
-	"strings"
 
+	"quiesce/internal/drain"
 	"quiesce/internal/escort"
 )
 
@@ -30,7 +30,7 @@ func (m *move) report(what string) {
 	}
 	escort.AddReason(m.result, m.paths.leadElsewhere(m.facts.Identity))
 	if unknown := m.paths.unknown(); len(unknown) > 0 {
-		escort.AddReason(m.result, "not known where they lead: "+joined(unknown))
+		escort.AddReason(m.result, "not known where they lead: "+drain.Names(unknown, maxNames))
 	}
 	if m.moved != "" && held > 0 && !m.proven {
 		escort.AddReason(m.result, "unproven: not every pooler has an alias that showed that clients reach the new primary")
@@ -39,10 +39,3 @@ func (m *move) report(what string) {
 
 // maxNames bounds the names in one sentence.
 const maxNames = 5
-
-func joined(names []string) string {
-	if len(names) > maxNames {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), len(names)-maxNames)
-	}
-	return strings.Join(names, ", ")
-}

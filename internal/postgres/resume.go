@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,8 +16,8 @@ import (
 )
 
 const (
-	// resumeStep bounds each step of an attempt to resume a pooler; resumeInterval is between two attempts. A healthy console answers in
-	// milliseconds, and clients wait. One that takes a second for each command is still resumed.
+	// resumeStep bounds each step with which a pooler is paused or resumed; resumeInterval is between two attempts to resume it. A healthy
+	// console answers in milliseconds, and clients wait. One that takes a second for each command is still resumed.
 	resumeStep     = 3 * time.Second
 	resumeInterval = 500 * time.Millisecond
 	// resumeTime bounds all attempts for one pooler. A process that was stopped or starved for a while is still met. After that the mark
@@ -111,7 +112,7 @@ func (r resumer) try(ctx context.Context, p markedPooler, open Console) (gone bo
 
 var errStep = errors.New("no answer")
 
-// step bounds one step of an attempt. An attempt has as many steps as the pooler has databases, so it has no limit of its own.
+// step bounds one step of a pause, or of an attempt to resume. An attempt has as many steps as the pooler has databases, so it has no limit of its own.
 func step(ctx context.Context, do func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, resumeStep)
 	defer cancel()
@@ -230,5 +231,58 @@ func namesOf(poolers []markedPooler) string {
 		names = append(names, p.Ref.String())
 	}
 	slices.Sort(names)
-	return joined(names)
+	return drain.Names(names, maxNames)
+}
+
+// recover resumes what an earlier run of this drain recorded as paused. That run is over: this one holds the instance's Lease. If another
+// move has begun since, its own holder resumes.
+func (r *run) recover(ctx context.Context) error {
+	if r.record == nil || len(r.record.Poolers) == 0 {
+		return nil
+	}
+	name := clusterLease(Identity{Namespace: r.record.Namespace, Cluster: r.record.Cluster})
+	// The Lease of an invocation that has just died is held still. Clients do not wait for its end.
+	lease, unheld := r.cluster.AcquireMarkedLease(ctx, name)
+	if unheld == nil && lease != nil {
+		defer r.release(lease.Release)
+	}
+	marks, err := readMarks(ctx, r.cluster, name, saveTimeout)
+	own := markOfMove(*r.record, marks)
+	switch {
+	case err != nil:
+		return hold("cannot find out whether another move has begun: %v", err)
+	case own != nil && (lease != nil || !own.Resumed && !isHeldSince(*own, marks)):
+	case len(marks) > 0: // another holder resumes its poolers, or has, and may pause them then
+		r.record.Poolers = nil
+		return nil
+	case unheld != nil:
+		return hold("cannot acquire the Lease of its cluster, and poolers may still be paused: %v", unheld)
+	case lease == nil: // its holder may be about to pause
+		return hold("another process holds the Lease of its cluster, and poolers may still be paused: %s", namesOf(r.record.Poolers))
+	}
+	r.log.Warn("found an interrupted move, resuming its poolers first", "since", r.record.Since)
+	withdraw(ctx, r.log, r.cluster, r.record.failover())
+	found := *r.record
+	var takenOver func(context.Context) bool
+	var unseen error
+	if lease == nil {
+		takenOver = again(func(ctx context.Context) bool {
+			marks, unseen = readMarks(ctx, r.cluster, name, glanceTime)
+			own := markOfMove(found, marks)
+			return unseen != nil || own == nil || own.Resumed || isHeldSince(*own, marks)
+		})
+	}
+	r.record.Poolers = resumer{r.cluster, r.Consoles, r.log, takenOver}.all(ctx, found.Poolers, nil)
+	if unseen != nil {
+		r.record.Poolers = found.Poolers
+		return hold("cannot find out whether another move has begun: %v", unseen)
+	}
+	defer r.tellRecovered(ctx, r.cluster, &found, r.record.Poolers)
+	if len(r.record.Poolers) > 0 {
+		return hold("poolers may still be paused: %s", namesOf(r.record.Poolers))
+	}
+	if err := r.request.Save(ctx, json.RawMessage(r.record.text()), r.record.OnlyCopy); err != nil {
+		r.log.Warn("failed to record that poolers are resumed", "error", escort.Printable(err.Error()))
+	}
+	return nil
 }

@@ -19,7 +19,7 @@ const (
 	// reclaimTime is how long a move that has lost its Lease waits for it again. Who has taken it resumes what the mark names, which takes a
 	// second or two. If it moves the primary itself, it takes longer, and has found no pooler that was paused.
 	reclaimTime = 20 * time.Second
-	// saveTimeout bounds the removal of marks at the end.
+	// saveTimeout bounds the reading, the saving and the removal of a mark or a record. Clients wait meanwhile.
 	saveTimeout = 5 * time.Second
 	// glanceTime bounds the look for the mark of another move while the Lease is not known to be taken. The API server may be out of
 	// reach, and clients wait.

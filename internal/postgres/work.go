@@ -163,7 +163,7 @@ func (f *Facts) workWarnings(candidate Member) []string {
 	if len(unsure) == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("it is not known whether %s has copies of logical replication slots that PostgreSQL synchronizes: %s", candidate.Name, joined(unsure))}
+	return []string{fmt.Sprintf("it is not known whether %s has copies of logical replication slots that PostgreSQL synchronizes: %s", candidate.Name, drain.Names(unsure, maxNames))}
 }
 
 // withoutWork returns the facts without what a move would disturb: at the end of the drain's time the leader stops in any case.

@@ -146,12 +146,8 @@ func (c *check) nextFor(err error) string {
 	return "see check-failed in infra/RUNBOOK.md"
 }
 
+// maxNamed bounds the names in a finding. A person asks for the rest.
+const maxNamed = 5
+
 // named joins names, at most a few of them.
-func named(names []string) string {
-	const most = 5
-	names = slices.Sorted(slices.Values(names))
-	if more := len(names) - most; more > 0 {
-		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", more)
-	}
-	return strings.Join(names, ", ")
-}
+func named(names []string) string { return drain.Names(slices.Sorted(slices.Values(names)), maxNamed) }

@@ -133,7 +133,7 @@ func (d *nodeDrain) cordon(ctx context.Context) (replaced error) {
 // retried tries until it succeeds, another try would fail as well, or ctx ends.
 func retried(ctx context.Context, try func() error) error {
 	err := try()
-	for err != nil && !isFinal(err) && pause(ctx, cordonRetry) == nil {
+	for err != nil && !isFinal(err) && drain.Sleep(ctx, cordonRetry) == nil {
 		err = try()
 	}
 	return err

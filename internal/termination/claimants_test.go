@@ -256,7 +256,7 @@ func TestVolumes_PodsComeOneAfterTheOther_EndsAllTheSame(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go func() {
-			for n := 0; pause(ctx, 10*time.Second) == nil; n++ {
+			for n := 0; drain.Sleep(ctx, 10*time.Second) == nil; n++ {
 				env.node.Add(web("late-"+strconv.Itoa(n)), time.Second)
 			}
 		}()

@@ -68,7 +68,7 @@ func (j *job) complete(ctx context.Context, result Result) error {
 		if ctx.Err() == nil || last == nil { // the end of ctx is not the reason
 			last = err
 		}
-		if pause(ctx, wait-drain.Jitter(j.InstanceID, wait-completeRetry)) != nil || ctx.Err() != nil {
+		if drain.Sleep(ctx, wait-drain.Jitter(j.InstanceID, wait-completeRetry)) != nil || ctx.Err() != nil {
 			return j.failed(last)
 		}
 	}

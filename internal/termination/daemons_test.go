@@ -25,7 +25,7 @@ type slowShutdown struct {
 
 func (u *slowShutdown) ShutDown(ctx context.Context, p drain.EscortRequest) (drain.EscortResult, error) {
 	u.evictBy, u.maxWait = p.EvictBy, p.MaxWait
-	err := pause(ctx, u.takes)
+	err := drain.Sleep(ctx, u.takes)
 	_ = u.env.do("shutdown " + p.Name)
 	return drain.EscortResult{Strategy: "shutdown"}, err
 }

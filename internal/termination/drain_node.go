@@ -57,7 +57,7 @@ func (j *job) awaitNodes(ctx context.Context, cluster Kubernetes) ([]drain.Node,
 			j.noteAmbiguity(found)
 			return nil, j.withoutAnswer(known)
 		}
-		if err := pause(ctx, min(joinPace, time.Until(until))); errors.Is(err, errDeadlineReached) {
+		if err := drain.Sleep(ctx, min(joinPace, time.Until(until))); errors.Is(err, errDeadlineReached) {
 			return nil, j.withoutAnswer(known)
 		} else if err != nil {
 			return nil, fmt.Errorf("find the node of %s: %w", j.InstanceID, err)

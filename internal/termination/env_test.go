@@ -480,7 +480,7 @@ func (env *testEnv) Restore(_ context.Context, node drain.Node, closed *ClosedNo
 func (env *testEnv) AwaitDetached(ctx context.Context, _ drain.Node, stay []drain.Pod) (int, error) {
 	env.stay = stay
 	_ = env.do("volumes")
-	return 0, pause(ctx, env.detachTime)
+	return 0, drain.Sleep(ctx, env.detachTime)
 }
 
 func (env *testEnv) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 const (
@@ -75,7 +77,7 @@ func (h heartbeater) start(ctx context.Context, hook Hook) (stop func()) {
 // loop sends heartbeats until ctx ends. A failed heartbeat is repeated and never stops the next.
 func (h heartbeater) loop(ctx context.Context, hook Hook) {
 	retry := heartbeatRetry
-	for wait := time.Duration(0); pause(ctx, wait) == nil; {
+	for wait := time.Duration(0); drain.Sleep(ctx, wait) == nil; {
 		err := h.send(ctx, heartbeatTimeout)
 		if wait = hook.interval(h.termination.InstanceID); err == nil {
 			retry = heartbeatRetry

@@ -66,7 +66,7 @@ func (j *job) askActivities(ctx context.Context) (await func() time.Time) {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		all, err := j.Groups.ActivityStarts(ctx, j.Group)
-		for try := 1; err != nil && try < activityTries && pause(ctx, activityRetry) == nil; try++ {
+		for try := 1; err != nil && try < activityTries && drain.Sleep(ctx, activityRetry) == nil; try++ {
 			all, err = j.Groups.ActivityStarts(ctx, j.Group)
 		}
 		if err != nil && !isInVain(ctx) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 const (
@@ -134,7 +136,7 @@ func (j *job) confirmInterruption(ctx context.Context) (rejection string, err er
 		case err == nil || ctx.Err() == nil:
 			last = err
 		}
-		if pause(ctx, confirmPace) == nil {
+		if drain.Sleep(ctx, confirmPace) == nil {
 			continue
 		}
 		if last != nil {

@@ -258,7 +258,7 @@ func TestSpotInterruption_LastRequestTimesOut_Rejected(t *testing.T) {
 type slowSpot struct{ *testEnv }
 
 func (s slowSpot) SpotInterrupted(ctx context.Context, id string) (time.Time, bool, error) {
-	if err := pause(ctx, confirmPace/4); err != nil {
+	if err := drain.Sleep(ctx, confirmPace/4); err != nil {
 		return time.Time{}, false, err
 	}
 	return s.testEnv.SpotInterrupted(ctx, id)

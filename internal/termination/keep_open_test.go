@@ -238,7 +238,7 @@ func TestOnlyCopy_ClusterUnreachableAtTheDeadline_ActionStaysOpen(t *testing.T) 
 		deadline := began.Add(h.Policy.Bounds.MaxDuration - h.Policy.Bounds.CompletionReserve)
 		time.Sleep(time.Until(deadline) - time.Second)
 		h.Connect = func(ctx context.Context) (Kubernetes, error) {
-			return nil, errors.Join(errors.New("no route"), pause(ctx, 2*time.Second))
+			return nil, errors.Join(errors.New("no route"), drain.Sleep(ctx, 2*time.Second))
 		}
 		terminating := event
 		_, err := deliver(t, h, Record{Termination: &terminating, FirstReceived: began})

@@ -36,7 +36,7 @@ const (
 func (j *job) acquireLease(invocation context.Context, cluster Kubernetes) (held bool) {
 	until := time.Now().Add(acquireTime)
 	lease, err := j.tryAcquire(invocation, cluster, until)
-	for err != nil && time.Until(until) > acquireRetry && pause(invocation, acquireRetry) == nil {
+	for err != nil && time.Until(until) > acquireRetry && drain.Sleep(invocation, acquireRetry) == nil {
 		lease, err = j.tryAcquire(invocation, cluster, until)
 	}
 	switch {
@@ -74,7 +74,7 @@ func (j *job) continueWithoutLease(invocation context.Context, cluster Kubernete
 				earlier.Store(&records)
 				return
 			}
-			if pause(invocation, acquireRetry) != nil {
+			if drain.Sleep(invocation, acquireRetry) != nil {
 				return
 			}
 		}

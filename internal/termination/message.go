@@ -61,7 +61,7 @@ func (h *Handler) keepHidden(ctx context.Context, record Record) *message {
 	if t := record.Termination; t != nil && h.Policy.notOurs(*t) == "" {
 		ctx, m.cancel = context.WithCancel(ctx)
 		m.ended.Go(func() {
-			for m.hide(ctx, hiddenTime); pause(ctx, hidePace) == nil; {
+			for m.hide(ctx, hiddenTime); drain.Sleep(ctx, hidePace) == nil; {
 				m.hide(ctx, hiddenTime)
 			}
 		})

@@ -42,7 +42,7 @@ func (m *fakeMetrics) ScheduledChanges(c ScheduledCounts) {
 func (m *fakeMetrics) Store(ctx context.Context, r Report) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := pause(ctx, m.archiveDelay); err != nil {
+	if err := drain.Sleep(ctx, m.archiveDelay); err != nil {
 		return err
 	}
 	m.archived = append(m.archived, r)

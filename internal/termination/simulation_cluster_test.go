@@ -276,7 +276,7 @@ func (k simCluster) RecordPodEvent(ctx context.Context, e drain.PodEvent) error 
 
 func (k simCluster) AwaitDetached(ctx context.Context, of drain.Node, _ []drain.Pod) (int, error) {
 	err := k.ask(ctx, api, func() error { k.checkOrder(k.s.instance(of.InstanceID), stepVolumes); return nil })
-	return 0, errors.Join(err, pause(ctx, k.s.detach))
+	return 0, errors.Join(err, drain.Sleep(ctx, k.s.detach))
 }
 
 func (k simCluster) PDBs(context.Context, []drain.Pod) ([]drain.PDB, error) { return nil, nil }

@@ -110,7 +110,7 @@ func (e simEscort) awaitTurn(ctx context.Context, p drain.EscortRequest, until t
 			}), nil
 		case !time.Now().Before(until):
 			return nil, errTurnTimeout
-		case pause(ctx, turnPace) != nil:
+		case drain.Sleep(ctx, turnPace) != nil:
 			return nil, context.Cause(ctx)
 		}
 	}
@@ -135,7 +135,7 @@ func (e simEscort) pause(ctx context.Context, p drain.EscortRequest, until time.
 	if until.Before(quiet) { // the rest is aborted
 		quiet = until
 	}
-	return pause(ctx, time.Until(quiet))
+	return drain.Sleep(ctx, time.Until(quiet))
 }
 
 // saveRecord records the pause in the Lease, and labels the pod.

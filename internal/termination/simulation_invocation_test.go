@@ -150,7 +150,7 @@ func (i *simInvocation) wait(ctx context.Context) error {
 	if i.s.latency == 0 {
 		return ctx.Err()
 	}
-	return pause(ctx, i.s.latency)
+	return drain.Sleep(ctx, i.s.latency)
 }
 
 func (i *simInvocation) refuses(ctx context.Context, to service) error {

@@ -237,7 +237,7 @@ func (k simCluster) setHeld(id string, held bool) {
 }
 
 func (k simCluster) renew(ctx context.Context, l *simLease, id string) {
-	for wait := leasePace; pause(ctx, wait) == nil; {
+	for wait := leasePace; drain.Sleep(ctx, wait) == nil; {
 		err := l.tell(k.ask(ctx, api, func() error {
 			if !k.isHolder(l, id) {
 				return errSimLeaseLost

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"quiesce/internal/drain"
 	"quiesce/test/parts/bubble"
 )
 
@@ -177,7 +178,7 @@ func (s *simulation) run(ctx context.Context) {
 	var loops sync.WaitGroup
 	loops.Go(func() { s.deliver(ctx) })
 	loops.Go(func() { s.runSweeps(ctx) })
-	for pause(ctx, 5*time.Second) == nil && !s.isOver() {
+	for drain.Sleep(ctx, 5*time.Second) == nil && !s.isOver() {
 	}
 	cancel()
 	loops.Wait()
@@ -223,7 +224,7 @@ func (s *simulation) sendFalseEvent(kind string) {
 
 // runSweeps starts a sweep each minute.
 func (s *simulation) runSweeps(ctx context.Context) {
-	for pause(ctx, time.Minute) == nil {
+	for drain.Sleep(ctx, time.Minute) == nil {
 		s.running.Go(func() { s.invoke(ctx, nil) })
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 // spotReasons are EC2's codes of an instance that EC2 has reclaimed. No hook can hold it. Its interruption has an event of its own
@@ -58,7 +60,7 @@ func (j *job) checkStop(ctx context.Context) error {
 			j.endStop(instance, known[j.InstanceID])
 			return nil
 		}
-		if err := pause(ctx, verifyPace); err != nil {
+		if err := drain.Sleep(ctx, verifyPace); err != nil {
 			return j.failed(fmt.Errorf("check the state of %s: %w", j.InstanceID, err))
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"quiesce/internal/drain"
 )
 
 const (
@@ -65,7 +67,7 @@ func (j *job) verify(ctx context.Context) (instance Instance, rejection string, 
 		if err != nil || rejection == "" || !later || time.Now().After(until) {
 			return instance, rejection, err
 		}
-		if err := pause(ctx, verifyPace); err != nil {
+		if err := drain.Sleep(ctx, verifyPace); err != nil {
 			return Instance{}, "", fmt.Errorf("verify %s: %w", j.InstanceID, err)
 		}
 		j.group = nil // it may have other peers by now
@@ -116,16 +118,4 @@ func (j *job) isForLaunches(ctx context.Context) (bool, error) {
 // terminatingPeers returns the other instances of the group that are terminating.
 func terminatingPeers(instances []Instance, instanceID string) []Instance {
 	return slices.DeleteFunc(slices.Clone(instances), func(i Instance) bool { return i.ID == instanceID || !i.isWaiting() })
-}
-
-// pause waits. If ctx ends first, it returns the cause.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }

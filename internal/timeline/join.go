@@ -64,7 +64,7 @@ func (d *Drain) add(r termination.Report) {
 		d.addHeld(p)
 	}
 	d.Report = r
-	d.Report.StartedAt = earliest(before.StartedAt, r.StartedAt)
+	d.Report.StartedAt = drain.Earliest(before.StartedAt, r.StartedAt)
 	d.Report.Pods = joinPods(before.Pods, r.Pods)
 	d.Report.Phases = joinPhases(before.Phases, r.Phases)
 }
@@ -90,8 +90,8 @@ func joinPods(before, after []drain.PodReport) []drain.PodReport {
 			continue
 		}
 		known := joined[i]
-		p.BlockedAt, p.EvictedAt = earliest(known.BlockedAt, p.BlockedAt), earliest(known.EvictedAt, p.EvictedAt)
-		p.ForcedAt, p.GoneAt = earliest(known.ForcedAt, p.ForcedAt), cmp.Or(p.GoneAt, known.GoneAt)
+		p.BlockedAt, p.EvictedAt = drain.Earliest(known.BlockedAt, p.BlockedAt), drain.Earliest(known.EvictedAt, p.EvictedAt)
+		p.ForcedAt, p.GoneAt = drain.Earliest(known.ForcedAt, p.ForcedAt), cmp.Or(p.GoneAt, known.GoneAt)
 		for _, pdb := range known.BlockedBy {
 			if !slices.Contains(p.BlockedBy, pdb) {
 				p.BlockedBy = append(slices.Clone(p.BlockedBy), pdb)
@@ -111,15 +111,7 @@ func joinPhases(before, after []drain.PhaseReport) []drain.PhaseReport {
 			joined = append(joined, p)
 			continue
 		}
-		joined[i].StartedAt, joined[i].FinishedAt = earliest(joined[i].StartedAt, p.StartedAt), cmp.Or(p.FinishedAt, joined[i].FinishedAt)
+		joined[i].StartedAt, joined[i].FinishedAt = drain.Earliest(joined[i].StartedAt, p.StartedAt), cmp.Or(p.FinishedAt, joined[i].FinishedAt)
 	}
 	return joined
-}
-
-// earliest returns the earlier of two times. A zero time is unknown.
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }

@@ -30,16 +30,6 @@ type Value struct {
 	Value                 float64
 }
 
-// Series returns what CloudWatch bills as one metric: namespace, name and names of dimensions, without their values.
-func (v Value) Series() string {
-	var names []string
-	for name := range v.Dimensions {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return fmt.Sprintf("%s %s %s", v.Namespace, v.Name, strings.Join(names, ","))
-}
-
 type metadata struct {
 	Timestamp         *json.Number
 	CloudWatchMetrics []struct {
