@@ -2,6 +2,7 @@ package pooler
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 // pgbouncer from its shutdown, which may need nothing of it.
 const lookAgainTime = time.Second
 
+var errServerSilent = errors.New("the API server did not answer in time")
+
 // ShutDown implements drain.Escort for a DaemonSet's pgbouncer, which is not evicted. It shuts pgbouncer down when no transaction is
 // open any more, or at the timeout. It takes its turn, as Run does: a move of a primary may hold its clients. The kubelet restarts the
 // container; what connects to that then is lost with the node.
@@ -25,10 +28,11 @@ func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (dra
 		return r.result, err
 	}
 	r.PhaseTimeout = r.Timeout // for its turn: it is the last step of a drain
-	waiting, cancel := context.WithTimeout(ctx, r.turnTimeout(ctx)+lookAgainTime)
+	timeout := r.turnTimeout(ctx)
+	waiting, cancel := context.WithTimeoutCause(ctx, timeout+lookAgainTime, errServerSilent)
 	defer cancel()
 	recovered := r.recoverInterrupted(waiting)
-	release, withoutTurn := r.awaitTurn(waiting)
+	release, withoutTurn := r.awaitTurn(waiting, timeout)
 	if withoutTurn == nil {
 		defer release()
 	}
@@ -41,9 +45,22 @@ func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (dra
 		return r.result, nil
 	}
 	r.addFailures(withoutTurn, unseen)
+	r.request.Save = inHalf(r.request.Save)
 	r.result.Strategy = string(shutdown)
 	err = r.shutDownInPlace(ctx)
 	return r.result, err
+}
+
+// inHalf bounds each write of the record by half of what is left of the time. One that hangs must leave time for a shutdown without a record.
+func inHalf(save func(context.Context, json.RawMessage, bool) error) func(context.Context, json.RawMessage, bool) error {
+	return func(ctx context.Context, record json.RawMessage, onlyCopy bool) error {
+		if end, limited := ctx.Deadline(); limited {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, time.Until(end)/turnShare)
+			defer cancel()
+		}
+		return save(ctx, record, onlyCopy)
+	}
 }
 
 func (r *run) shutDownInPlace(ctx context.Context) error {
@@ -79,20 +96,25 @@ func (r *run) shutDownInPlace(ctx context.Context) error {
 
 // stopInPlace lets no more transactions begin, and waits for the open ones. The kubelet probes this pod, which is not terminating. A shutdown
 // closes the port, and a probe that connects to it ends pgbouncer too early. A pause leaves the port open. Where pgbouncer cannot be paused, it
-// shuts down as long as the probe lets it.
+// shuts down as long as the probe lets it, and before 1.23 at once.
 func (r *run) stopInPlace(ctx context.Context) error {
-	method := r.method()
-	limit, limited := method.livenessLimit()
-	if !limited || limit >= time.Until(r.deadline) {
-		return method.stopTransactions(ctx)
+	limit, limited := r.method().livenessLimit()
+	if r.version.WaitsOnShutdown() && (!limited || limit >= time.Until(r.deadline)) {
+		return byShutdown{r}.stopTransactions(ctx)
 	}
 	err := byPause{r}.stopTransactions(ctx)
-	if err == nil || ctx.Err() != nil || r.stop.pause != nil {
+	if err == nil || ctx.Err() != nil || r.stop.pause != nil || r.lostConsole() {
 		return err
 	}
 	r.addReason("not paused: " + err.Error())
 	if err := r.rollBack(ctx); err != nil {
 		r.addReason(err.Error())
+	}
+	if !r.version.WaitsOnShutdown() {
+		if r.load.inFlight > 0 {
+			r.reportAborted("when it was shut down")
+		}
+		return nil
 	}
 	return byShutdown{r}.shutDownUntil(ctx, escort.Earlier(r.deadline, time.Now().Add(limit)))
 }
@@ -101,5 +123,9 @@ func (r *run) shutDownNow(ctx context.Context) error {
 	if !r.console.Usable() { // pgbouncer has exited, or no command reaches it
 		return nil
 	}
-	return r.console.Shutdown(withoutCancel(ctx), pgbouncer.Immediate)
+	err := r.console.Shutdown(withoutCancel(ctx), pgbouncer.Immediate)
+	if r.console.HasEnded() { // it has exited, perhaps just before
+		return nil
+	}
+	return err
 }

@@ -128,35 +128,67 @@ func TestShutDown_DeletedWhileItWaits_LeftAlone(t *testing.T) {
 	require.NotContains(t, p.Log(t), "login attempt")
 }
 
-// A shutdown over the pod's address needs nothing of the API server. One that is replaced meanwhile must not keep pgbouncer from it.
+// A shutdown over the pod's address needs nothing of the API server, but for a record before 1.23. A server that is replaced meanwhile must not
+// keep pgbouncer from it.
 func TestShutDown_APIServerGoesAway_ShutDownAllTheSame(t *testing.T) {
 	t.Parallel()
-	for name, cluster := range map[string]func(*fakeCluster) Kubernetes{
-		"after its turn": func(w *fakeCluster) Kubernetes {
+	away := errors.New("the API server is away")
+	failing := func(context.Context, json.RawMessage, bool) error { return away }
+	hanging := func(ctx context.Context, _ json.RawMessage, _ bool) error { <-ctx.Done(); return context.Cause(ctx) }
+	for name, c := range map[string]struct {
+		cluster func(*fakeCluster) Kubernetes
+		save    func(context.Context, json.RawMessage, bool) error
+	}{
+		"after its turn": {func(w *fakeCluster) Kubernetes {
 			var looks atomic.Int32
 			return unsteady{w, func() error {
 				if looks.Add(1) > 1 {
-					return errors.New("the API server is away")
+					return away
 				}
 				return nil
 			}}
-		},
-		"during its turn, without an answer": func(w *fakeCluster) Kubernetes { return silentLease{w} },
+		}, failing},
+		"during its turn, without an answer": {func(w *fakeCluster) Kubernetes { return silentLease{w} }, failing},
+		"when a record is written":           {func(w *fakeCluster) Kubernetes { return w }, hanging},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := parts.Start(t, parts.Newer, parts.Options{})
-			w := newCluster(p)
-			e := w.escort(minute)
-			e.Connect = func(context.Context) (Kubernetes, error) { return cluster(w), nil }
-			ctx, cancel := context.WithTimeout(t.Context(), shortTimeout)
-			defer cancel()
-			_, err := e.ShutDown(ctx, w.request(t))
-			require.NoError(t, err)
-			within(t, p.Ended())
-			require.Contains(t, p.Log(t), "SHUTDOWN WAIT_FOR_SERVERS")
+			parts.Each(t, parts.Options{}, func(t *testing.T, p *parts.Pooler) {
+				w := newCluster(p)
+				w.pod.Containers = nil // so that the end of the console says enough
+				e, cluster, request := w.escort(minute), c.cluster(w), w.request(t)
+				e.Connect = func(context.Context) (Kubernetes, error) { return cluster, nil }
+				request.Save = c.save
+				ctx, cancel := context.WithTimeout(t.Context(), 2*shortTimeout)
+				defer cancel()
+				result, err := e.ShutDown(ctx, request)
+				within(t, p.Ended())
+				require.NoError(t, ctx.Err())
+				if strings.Contains(result.Version, "1.18") {
+					require.ErrorContains(t, err, "remove the escort's record", "it may be there")
+					require.Contains(t, result.Reason, "not paused: record the escort: ")
+				} else {
+					require.NoError(t, err)
+				}
+			})
 		})
 	}
+}
+
+// A move of a primary takes most of a minute.
+func TestShutDown_LeaseIsNeverFree_WaitsForItsWholeTime(t *testing.T) {
+	t.Parallel()
+	p := parts.Start(t, parts.Newer, parts.Options{})
+	w := newCluster(p)
+	w.held = func(string) bool { return true }
+	began := time.Now()
+	const timeout = 3 * time.Second
+	_, returned := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
+		return w.escort(timeout).ShutDown(ctx, w.request(t))
+	})
+	p.RequireLogs(t, "SHUTDOWN WAIT_FOR_SERVERS", func() {})
+	require.GreaterOrEqual(t, time.Since(began), timeout)
+	require.NoError(t, <-returned)
 }
 
 // silentLease is a cluster that does not answer to who acquires a Lease.

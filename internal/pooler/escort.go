@@ -55,7 +55,7 @@ type run struct {
 	stop      stop
 	evicted   bool // the eviction was accepted: nothing is rolled back any more
 	tried     bool // the pod was tried a second time
-	dialed    bool // a console was opened, or tried
+	seen      bool // the pod was looked at since a console was opened, or tried
 }
 
 // Run implements drain.Escort.
@@ -106,7 +106,7 @@ func (r *run) drainPod(ctx context.Context) error {
 		return r.drainLeaving(ctx, exists)
 	}
 	recovered := r.recoverInterrupted(ctx)
-	release, err := r.awaitTurn(ctx)
+	release, err := r.awaitTurn(ctx, r.turnTimeout(ctx))
 	if err == nil {
 		defer release()
 	}

@@ -456,3 +456,22 @@ func TestRun_HookHasBegunAShutdown_NotResumed(t *testing.T) {
 	within(t, p.Ended())
 	require.NotNil(t, w.saved(), "it ends with the pod")
 }
+
+// A tunnel is opened by name. Before the pod was seen, the next pod of a StatefulSet may be the one that has it.
+func TestRun_PodWasNeverSeen_NoTunnelIsOpened(t *testing.T) {
+	t.Parallel()
+	next := parts.Start(t, parts.Older, parts.Options{})
+	w := newCluster(next)
+	text, err := json.Marshal(record{Strategy: config.StrategyEvict, Paused: true})
+	require.NoError(t, err)
+	w.record = text
+	e := w.escort(minute)
+	e.ConnectVia = config.ViaPortForward
+	e.Connect = func(context.Context) (Kubernetes, error) {
+		return unsteady{w, func() error { return errors.New("the API server is overloaded") }}, nil
+	}
+	_, err = e.Run(t.Context(), w.request(t))
+	require.NoError(t, err, "it is evicted")
+	require.Zero(t, w.count("forwarded"))
+	require.NotContains(t, next.Log(t), "login attempt")
+}

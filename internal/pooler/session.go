@@ -63,7 +63,7 @@ func (r *run) inspect(ctx context.Context, ref drain.Ref) (exists bool, err erro
 	if !maps.Equal(r.pod.Labels, pod.Labels) {
 		r.selected = selection{} // labels decide what selects a pod
 	}
-	r.pod = *pod
+	r.pod, r.seen = *pod, true
 	return true, nil
 }
 
@@ -147,13 +147,13 @@ func (r *run) openOnce(ctx context.Context) error {
 // errReplaced is the error of a console that is not opened, because its pod is gone.
 var errReplaced = errors.New("its pod is gone, and another one may have its name")
 
-// ensureConsole returns the open console, or opens one. Before each console but the first, it looks whether the pod is still there: a tunnel is
-// opened by name, and the next pod of a StatefulSet has the same.
+// ensureConsole returns the open console, or opens one. It looks first whether the pod is still there, unless that was seen since the console
+// before: a tunnel is opened by name, and the next pod of a StatefulSet has the same.
 func (r *run) ensureConsole(ctx context.Context) (*pgbouncer.Console, error) {
 	if r.console != nil && r.console.Usable() {
 		return r.console, nil
 	}
-	if r.dialed && r.ConnectVia == config.ViaPortForward {
+	if !r.seen && r.ConnectVia == config.ViaPortForward {
 		pod, err := inspect(ctx, r.cluster, r.pod.Ref)
 		if err != nil {
 			return nil, fmt.Errorf("inspect pod: %w", escort.Temporary{Err: err})
@@ -162,7 +162,7 @@ func (r *run) ensureConsole(ctx context.Context) (*pgbouncer.Console, error) {
 			return nil, errReplaced
 		}
 	}
-	r.dialed = true
+	r.seen = false
 	console, err := r.consoles().Open(ctx, r.pod)
 	if err != nil {
 		return nil, err

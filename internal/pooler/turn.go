@@ -14,10 +14,9 @@ const turnShare = 2
 
 // awaitTurn waits until no other pooler of the group is being stopped, and until another could take its clients. At the timeout the
 // pod stops without its turn, and the result says so. Release ends the turn.
-func (r *run) awaitTurn(ctx context.Context) (release func(), err error) {
+func (r *run) awaitTurn(ctx context.Context, timeout time.Duration) (release func(), err error) {
 	turn := escort.Turn{
-		Cluster: r.cluster, Lease: escort.PoolerLease(r.ownedPod()),
-		Deadline: time.Now().Add(r.turnTimeout(ctx)), Log: r.log,
+		Cluster: r.cluster, Lease: escort.PoolerLease(r.ownedPod()), Deadline: time.Now().Add(timeout), Log: r.log,
 	}
 	release, reason, err := turn.Acquire(ctx)
 	if err != nil {

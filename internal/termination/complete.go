@@ -43,7 +43,7 @@ func (j *job) complete(ctx context.Context, result Result) error {
 	defer cancel()
 	t, denials, doubted := j.Termination, 0, false
 	var last error
-	for wait := completeRetry; ; {
+	for wait := completeRetry; ; wait = min(2*wait, maxCompleteRetry) {
 		err := j.Hooks.Complete(ctx, t, result)
 		switch {
 		case err == nil:
@@ -63,7 +63,6 @@ func (j *job) complete(ctx context.Context, result Result) error {
 				j.log.Warn("CompleteLifecycleAction failed, retrying", "error", err.Error())
 			}
 			doubted = true // perhaps only the answer was lost
-			wait = min(2*wait, maxCompleteRetry)
 		}
 		if ctx.Err() == nil || last == nil { // the end of ctx is not the reason
 			last = err

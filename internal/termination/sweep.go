@@ -328,8 +328,15 @@ func (s *sweep) addError(err error) {
 	}
 }
 
-// forEach calls do for 0 to n-1, a few at a time. Once ctx has ended it begins no more, and the report says how many it did not reach.
+// forEach is inOrder in a random order. Otherwise every sweep of a throttled account would reach the same first ones, and the rest would never
+// get a heartbeat.
 func (s *sweep) forEach(ctx context.Context, what string, n int, do func(int)) {
+	order := rand.Perm(n)
+	s.inOrder(ctx, what, n, func(item int) { do(order[item]) })
+}
+
+// inOrder calls do for 0 to n-1, a few at a time. Once ctx has ended it begins no more, and the report says how many it did not reach.
+func (s *sweep) inOrder(ctx context.Context, what string, n int, do func(int)) {
 	begun := inParallel(ctx, n, func(item int) {
 		defer s.recover(what)
 		do(item)
@@ -341,13 +348,12 @@ func (s *sweep) forEach(ctx context.Context, what string, n int, do func(int)) {
 	}
 }
 
-// inParallel calls do for 0 to n-1, a few at a time. Once ctx has ended it begins no more. It returns how many it began. The order is random:
-// otherwise every sweep of a throttled account would reach the same first ones, and the rest would never get a heartbeat.
+// inParallel calls do for 0 to n-1, a few at a time. Once ctx has ended it begins no more. It returns how many it began.
 func inParallel(ctx context.Context, n int, do func(int)) (begun int) {
-	slots, order := make(chan struct{}, sweepConcurrency), rand.Perm(n)
+	slots := make(chan struct{}, sweepConcurrency)
 	var group sync.WaitGroup
 	for ; begun < n && acquireSlot(ctx, slots); begun++ {
-		item := order[begun]
+		item := begun
 		group.Go(func() {
 			defer func() { <-slots }()
 			do(item)

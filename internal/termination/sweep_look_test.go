@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,6 +62,25 @@ func TestSweep_NotAllAreReached_EachGetsAHeartbeatFromOneOfTheNext(t *testing.T)
 			reached[beat.termination.InstanceID] = true
 		}
 		require.Len(t, reached, 100)
+	})
+}
+
+// What is most urgent comes first, whatever the rest must wait for.
+func TestInOrder_TimeIsOver_TheFirstAreDone(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var mutex sync.Mutex
+		var begun []int
+		s := &sweep{}
+		s.inOrder(ctx, "scheduled changes", 100, func(n int) {
+			mutex.Lock()
+			begun = append(begun, n)
+			mutex.Unlock()
+			<-ctx.Done()
+		})
+		require.ElementsMatch(t, []int{0, 1, 2, 3, 4, 5, 6, 7}, begun)
+		require.Len(t, s.report.Unreached, 1)
 	})
 }
 

@@ -43,7 +43,7 @@ func (s *sweep) replaceAll(ctx context.Context, changes []ScheduledChange) {
 			replaced = append(replaced, &all[n])
 		}
 	}
-	s.forEach(ctx, "scheduled changes", len(replaced), func(n int) { s.replace(ctx, replaced[n]) })
+	s.inOrder(ctx, "scheduled changes", len(replaced), func(n int) { s.replace(ctx, replaced[n]) })
 	s.reportScheduled(all)
 }
 

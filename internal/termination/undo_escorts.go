@@ -68,10 +68,11 @@ func (j *job) closedOrFound(ctx context.Context, cluster Kubernetes, l LeaseInfo
 	return found.Nodes, err
 }
 
-// undoRecorded undoes what escorts changed on the pods of a node, and returns those whose record is gone. It fails if a record remains.
+// undoRecorded undoes what escorts changed on the pods of a node, and returns those whose record is gone. It fails if a record remains, except
+// of a pod that is terminating: nothing is undone there.
 func (j *job) undoRecorded(ctx context.Context, pods []drain.Pod, node drain.Node) (undone []string, err error) {
 	isRecorded := func(p drain.Pod) bool { return j.lease.Record(drain.EscortRecord+p.UID) != "" }
-	before := slices.DeleteFunc(slices.Clone(pods), func(p drain.Pod) bool { return !isRecorded(p) })
+	before := slices.DeleteFunc(slices.Clone(pods), func(p drain.Pod) bool { return p.Terminating() || !isRecorded(p) })
 	err = j.undoEscortsOf(ctx, pods, node)
 	var unknown []error
 	for _, p := range before {

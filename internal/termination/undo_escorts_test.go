@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -77,5 +78,21 @@ func TestUndoEscorts_NoPhaseHasTheEscort_PodIsNamed(t *testing.T) {
 		require.EqualError(t, err, "no phase of the configuration has the escort of pod app/paused")
 		require.Empty(t, undone)
 		require.Len(t, env.records.Keys(drain.EscortRecord), 1)
+	})
+}
+
+// Nothing is undone on a pod that terminates, and its record ends with it. The configuration has nothing to do with that.
+func TestUndoEscorts_PodTerminates_LeftAlone(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env := returnedEnv()
+		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
+		pod := web("paused")
+		pod.Deleted = time.Now()
+		env.node.Add(pod, 0)
+		h := env.handler()
+		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
+		undone, err := h.UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed})
+		require.NoError(t, err)
+		require.Empty(t, undone)
 	})
 }
