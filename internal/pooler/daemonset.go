@@ -2,7 +2,6 @@ package pooler
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -28,11 +27,11 @@ func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (dra
 		return r.result, err
 	}
 	r.PhaseTimeout = r.Timeout // for its turn: it is the last step of a drain
-	timeout := r.turnTimeout(ctx)
-	waiting, cancel := context.WithTimeoutCause(ctx, timeout+lookAgainTime, errServerSilent)
+	deadline := r.turnDeadline(ctx)
+	waiting, cancel := context.WithDeadlineCause(ctx, deadline.Add(lookAgainTime), errServerSilent)
 	defer cancel()
 	recovered := r.recoverInterrupted(waiting)
-	release, withoutTurn := r.awaitTurn(waiting, timeout)
+	release, withoutTurn := r.awaitTurn(waiting, deadline)
 	if withoutTurn == nil {
 		defer release()
 	}
@@ -45,22 +44,10 @@ func (e *Escort) ShutDown(ctx context.Context, request drain.EscortRequest) (dra
 		return r.result, nil
 	}
 	r.addFailures(withoutTurn, unseen)
-	r.request.Save = inHalf(r.request.Save)
+	r.last = true
 	r.result.Strategy = string(shutdown)
 	err = r.shutDownInPlace(ctx)
 	return r.result, err
-}
-
-// inHalf bounds each write of the record by half of what is left of the time. One that hangs must leave time for a shutdown without a record.
-func inHalf(save func(context.Context, json.RawMessage, bool) error) func(context.Context, json.RawMessage, bool) error {
-	return func(ctx context.Context, record json.RawMessage, onlyCopy bool) error {
-		if end, limited := ctx.Deadline(); limited {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, time.Until(end)/turnShare)
-			defer cancel()
-		}
-		return save(ctx, record, onlyCopy)
-	}
 }
 
 func (r *run) shutDownInPlace(ctx context.Context) error {
@@ -111,6 +98,7 @@ func (r *run) stopInPlace(ctx context.Context) error {
 		r.addReason(err.Error())
 	}
 	if !r.version.WaitsOnShutdown() {
+		_ = r.recycleServers(ctx) // the count is of before the attempts; without an answer it is the best there is
 		if r.load.inFlight > 0 {
 			r.reportAborted("when it was shut down")
 		}

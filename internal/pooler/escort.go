@@ -55,6 +55,7 @@ type run struct {
 	stop      stop
 	evicted   bool // the eviction was accepted: nothing is rolled back any more
 	tried     bool // the pod was tried a second time
+	last      bool // it is the drain's last step: nothing that hangs may take all of its time
 	seen      bool // the pod was looked at since a console was opened, or tried
 }
 
@@ -106,7 +107,7 @@ func (r *run) drainPod(ctx context.Context) error {
 		return r.drainLeaving(ctx, exists)
 	}
 	recovered := r.recoverInterrupted(ctx)
-	release, err := r.awaitTurn(ctx, r.turnTimeout(ctx))
+	release, err := r.awaitTurn(ctx, r.turnDeadline(ctx))
 	if err == nil {
 		defer release()
 	}

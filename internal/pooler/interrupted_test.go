@@ -460,18 +460,53 @@ func TestRun_HookHasBegunAShutdown_NotResumed(t *testing.T) {
 // A tunnel is opened by name. Before the pod was seen, the next pod of a StatefulSet may be the one that has it.
 func TestRun_PodWasNeverSeen_NoTunnelIsOpened(t *testing.T) {
 	t.Parallel()
+	away := errors.New("the API server is overloaded")
+	for name, connect := range map[string]func(w *fakeCluster) (Kubernetes, error){
+		"not seen":      func(w *fakeCluster) (Kubernetes, error) { return unsteady{w, func() error { return away }}, nil },
+		"not connected": func(*fakeCluster) (Kubernetes, error) { return nil, away },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			next := parts.Start(t, parts.Older, parts.Options{})
+			w := newCluster(next)
+			text, err := json.Marshal(record{Strategy: config.StrategyEvict, Paused: true})
+			require.NoError(t, err)
+			w.record = text
+			e := w.escort(minute)
+			e.ConnectVia = config.ViaPortForward
+			e.Connect = func(context.Context) (Kubernetes, error) { return connect(w) }
+			_, err = e.Run(t.Context(), w.request(t))
+			require.NoError(t, err, "it is evicted")
+			require.Zero(t, w.count("forwarded"))
+			require.NotContains(t, next.Log(t), "login attempt")
+		})
+	}
+}
+
+// It was seen before its turn, and is replaced by the next pod of its StatefulSet while the API server is away.
+func TestRun_PodIsReplacedWhileItWaitsAndIsNotSeenAgain_NextIsNotPaused(t *testing.T) {
+	t.Parallel()
 	next := parts.Start(t, parts.Older, parts.Options{})
 	w := newCluster(next)
-	text, err := json.Marshal(record{Strategy: config.StrategyEvict, Paused: true})
-	require.NoError(t, err)
-	w.record = text
 	e := w.escort(minute)
 	e.ConnectVia = config.ViaPortForward
+	var looks atomic.Int32
+	began := time.Now()
 	e.Connect = func(context.Context) (Kubernetes, error) {
-		return unsteady{w, func() error { return errors.New("the API server is overloaded") }}, nil
+		return unsteady{w, func() error {
+			if looks.Add(1) > 1 && time.Since(began) < findTimeout+time.Second {
+				return errors.New("the API server is away")
+			}
+			if looks.Load() > 1 {
+				w.mutex.Lock()
+				w.pod.UID = "another"
+				w.mutex.Unlock()
+			}
+			return nil
+		}}, nil
 	}
-	_, err = e.Run(t.Context(), w.request(t))
-	require.NoError(t, err, "it is evicted")
+	_, err := e.Run(t.Context(), w.request(t))
+	require.NoError(t, err)
 	require.Zero(t, w.count("forwarded"))
-	require.NotContains(t, next.Log(t), "login attempt")
+	require.NotContains(t, next.Log(t), "PAUSE")
 }

@@ -140,7 +140,7 @@ func (r *run) saveRecord(ctx context.Context, rec record) error {
 	for key := range rec.Labels {
 		labels[key] = nil
 	}
-	err := r.cluster.PatchLabels(ctx, r.pod.Ref, labels)
+	err := r.bounded(ctx, func(ctx context.Context) error { return r.cluster.PatchLabels(ctx, r.pod.Ref, labels) })
 	if err == nil {
 		r.labeled = true
 		return nil
@@ -163,10 +163,22 @@ func (r *run) writeRecord(ctx context.Context, rec record) error {
 		return fmt.Errorf("record the escort: %w", err)
 	}
 	r.record, r.recovered = &rec, false // before the request: one without an answer may have succeeded
-	if err := r.request.Save(ctx, text, false); err != nil {
+	if err := r.bounded(ctx, func(ctx context.Context) error { return r.request.Save(ctx, text, false) }); err != nil {
 		return fmt.Errorf("record the escort: %w", err)
 	}
 	return nil
+}
+
+// bounded makes a request within half of what is left of the time, if it is the drain's last step: a request that hangs must leave time for a
+// shutdown without it.
+func (r *run) bounded(ctx context.Context, request func(context.Context) error) error {
+	end, limited := ctx.Deadline()
+	if !r.last || !limited {
+		return request(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Until(end)/2)
+	defer cancel()
+	return request(ctx)
 }
 
 // clearRecord restores the labels that the record names, removes the escort's label, and then the record. A failure to change the labels
@@ -178,10 +190,11 @@ func (r *run) clearRecord(ctx context.Context) error {
 	}
 	labels[drain.EscortLabel] = nil
 	changed := r.labeled || r.pod.Labels[drain.EscortLabel] != "" || len(r.record.Labels) > 0
-	if err := r.cluster.PatchLabels(ctx, r.pod.Ref, labels); err != nil && changed {
+	err := r.bounded(ctx, func(ctx context.Context) error { return r.cluster.PatchLabels(ctx, r.pod.Ref, labels) })
+	if err != nil && changed {
 		return fmt.Errorf("restore the pod's labels: %w", err)
 	}
-	if err := r.request.Save(ctx, nil, false); err != nil {
+	if err := r.bounded(ctx, func(ctx context.Context) error { return r.request.Save(ctx, nil, false) }); err != nil {
 		return fmt.Errorf("remove the escort's record: %w", err)
 	}
 	r.record = nil

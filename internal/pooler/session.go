@@ -49,6 +49,7 @@ func (r *run) findPod(ctx context.Context, ref drain.Ref) (exists bool, err erro
 }
 
 func (r *run) inspect(ctx context.Context, ref drain.Ref) (exists bool, err error) {
+	r.seen = false
 	if r.cluster == nil {
 		cluster, err := r.Connect(ctx)
 		if err != nil {
@@ -144,8 +145,11 @@ func (r *run) openOnce(ctx context.Context) error {
 	return r.readLoad(ctx)
 }
 
-// errReplaced is the error of a console that is not opened, because its pod is gone.
-var errReplaced = errors.New("its pod is gone, and another one may have its name")
+// Errors of consoles that are not opened.
+var (
+	errReplaced  = errors.New("its pod is gone, and another one may have its name")
+	errNoCluster = errors.New("no connection to the cluster to forward a port")
+)
 
 // ensureConsole returns the open console, or opens one. It looks first whether the pod is still there, unless that was seen since the console
 // before: a tunnel is opened by name, and the next pod of a StatefulSet has the same.
@@ -154,6 +158,9 @@ func (r *run) ensureConsole(ctx context.Context) (*pgbouncer.Console, error) {
 		return r.console, nil
 	}
 	if !r.seen && r.ConnectVia == config.ViaPortForward {
+		if r.cluster == nil {
+			return nil, errNoCluster
+		}
 		pod, err := inspect(ctx, r.cluster, r.pod.Ref)
 		if err != nil {
 			return nil, fmt.Errorf("inspect pod: %w", escort.Temporary{Err: err})

@@ -12,12 +12,10 @@ import (
 // ones after it.
 const turnShare = 2
 
-// awaitTurn waits until no other pooler of the group is being stopped, and until another could take its clients. At the timeout the
+// awaitTurn waits until no other pooler of the group is being stopped, and until another could take its clients. At the deadline the
 // pod stops without its turn, and the result says so. Release ends the turn.
-func (r *run) awaitTurn(ctx context.Context, timeout time.Duration) (release func(), err error) {
-	turn := escort.Turn{
-		Cluster: r.cluster, Lease: escort.PoolerLease(r.ownedPod()), Deadline: time.Now().Add(timeout), Log: r.log,
-	}
+func (r *run) awaitTurn(ctx context.Context, deadline time.Time) (release func(), err error) {
+	turn := escort.Turn{Cluster: r.cluster, Lease: escort.PoolerLease(r.ownedPod()), Deadline: deadline, Log: r.log}
 	release, reason, err := turn.Acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -37,6 +35,9 @@ func (r *run) awaitTurn(ctx context.Context, timeout time.Duration) (release fun
 	kept = true
 	return release, nil
 }
+
+// turnDeadline returns when the pod stops without its turn, if it begins to wait now.
+func (r *run) turnDeadline(ctx context.Context) time.Time { return time.Now().Add(r.turnTimeout(ctx)) }
 
 // turnTimeout is limited by the phase's timeout too. After that, the next phase does not wait for the pod.
 func (r *run) turnTimeout(ctx context.Context) time.Duration {

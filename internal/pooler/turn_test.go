@@ -24,7 +24,7 @@ func takeTurn(t *testing.T, w *fakeCluster, ctx context.Context) (r *run, waited
 	r = w.escort(minute).begin(w.request(t))
 	r.cluster, r.pod = w, *w.pod
 	began := time.Now()
-	release, err := r.awaitTurn(ctx, r.turnTimeout(ctx))
+	release, err := r.awaitTurn(ctx, r.turnDeadline(ctx))
 	if err == nil {
 		release()
 	}
@@ -140,7 +140,7 @@ func TestTurn_LeaseName_IsTheOwnersOrThePods(t *testing.T) {
 			r := w.escort(minute).begin(w.request(t))
 			r.cluster, r.pod = w, *w.pod
 			c.change(r)
-			release, err := r.awaitTurn(t.Context(), r.turnTimeout(t.Context()))
+			release, err := r.awaitTurn(t.Context(), r.turnDeadline(t.Context()))
 			require.NoError(t, err)
 			release()
 			require.Equal(t, c.lease, w.callList()[0])
