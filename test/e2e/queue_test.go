@@ -69,7 +69,7 @@ func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 	p.runPodOn(target, "slow", untilDeleted)
 	p.send(p.terminate(target).Body)
 	p.deliver(1)
-	p.until("the fourth invocation drains", func() (bool, error) { return len(p.logLines("phase started")) > 3, nil })
+	p.until("the fourth invocation drains", func() (bool, error) { return len(p.logLines("node cordoned")) > 3, nil })
 	p.forceDelete("slow")
 	p.awaitEmptyQueue()
 	p.requireCompletedOnce(target)
