@@ -78,12 +78,17 @@ func TestShutDown_LeaseIsHeld_WaitsForItsTurn(t *testing.T) {
 	require.Contains(t, w.callList(), acquired("uid-owner"))
 }
 
+// probePort gives the pod a liveness probe that connects to pgbouncer, and ends the container when it has failed for so long.
+func (w *fakeCluster) probePort(window time.Duration) {
+	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: window}}}
+}
+
 // The kubelet's SIGTERM would be the second signal of a shutdown that closes the port, and abort what is open.
 func TestShutDown_LivenessProbeNeedsThePort_PausesInstead(t *testing.T) {
 	t.Parallel()
 	drained, other := parts.Start(t, parts.Newer, parts.Options{}), parts.Start(t, parts.Newer, parts.Options{})
 	w := newCluster(drained)
-	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * time.Second}}}
+	w.probePort(2 * time.Second)
 	busy := work(t, drained, other)
 	_, err := w.escort(minute).ShutDown(t.Context(), w.request(t))
 	require.NoError(t, err)
@@ -98,7 +103,7 @@ func TestShutDown_LivenessProbeAndNoRecord_ShutDownAllTheSame(t *testing.T) {
 	t.Parallel()
 	p := parts.Start(t, parts.Newer, parts.Options{})
 	w, app := newCluster(p), p.Connect(t)
-	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 4 * time.Second}}}
+	w.probePort(4 * time.Second)
 	parts.Exec(t, app, "BEGIN")
 	request := w.request(t)
 	request.Save = func(context.Context, json.RawMessage, bool) error { return errors.New("there is no Lease") }
@@ -216,7 +221,7 @@ func TestShutDown_ConsolesBreakDuringThePause_TriedAgain(t *testing.T) {
 	t.Parallel()
 	p := parts.Start(t, parts.Newer, parts.Options{})
 	w, app := newCluster(p), openTransaction(t, p)
-	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 2 * time.Second}}}
+	w.probePort(2 * time.Second)
 	var kept keptConns
 	w.dial = kept.dial(p.Dial)
 	_, ended := inBackground(t, func(ctx context.Context) (drain.EscortResult, error) {
@@ -235,7 +240,7 @@ func TestShutDown_ProbesTimeOutlastsTheDrains_AbortsInTime(t *testing.T) {
 	t.Parallel()
 	p := parts.Start(t, parts.Newer, parts.Options{})
 	w, app := newCluster(p), p.Connect(t)
-	w.pod.Containers = []escort.Container{{Ports: []escort.Port{{Number: 6432}}, Liveness: escort.LivenessProbe{Port: 6432, Window: 11 * time.Second}}}
+	w.probePort(11 * time.Second)
 	parts.Exec(t, app, "BEGIN")
 	request := w.request(t)
 	request.EvictBy = time.Now().Add(shortTimeout)

@@ -28,7 +28,7 @@ const (
 )
 
 // errSweepOver is the cause of the end of a sweep's context.
-var errSweepOver = fmt.Errorf("the sweep's %v are over, the next one continues", sweepTimeout)
+var errSweepOver = fmt.Errorf("the sweep's %v are over, a later one continues", sweepTimeout)
 
 // SweepReport is the answer to a sweep: what it saw and what it did.
 type SweepReport struct {
