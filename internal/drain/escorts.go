@@ -52,15 +52,9 @@ func (d Drainer) UndoEscorts(ctx context.Context, pods []Pod, node Node) error {
 // ShutDownDaemons stops the escorts' pods that DaemonSets run on the node, in parallel, and notes that in the report. No other work on
 // the node's pods follows it, whether or not the node is empty.
 func (d Drainer) ShutDownDaemons(ctx context.Context, pods []Pod, node Node, report *Report) {
-	if d.Effort >= EffortNoEscorts {
-		return
-	}
 	var group sync.WaitGroup
 	var mutex sync.Mutex
-	for _, pod := range d.escorted(pods, node) {
-		if pod.Controller != "DaemonSet" || optedOut(pod.Pod, node) || pod.Finished {
-			continue
-		}
+	for _, pod := range d.daemons(pods, node) {
 		group.Go(func() {
 			result := d.shutDown(ctx, pod)
 			mutex.Lock()
@@ -69,6 +63,19 @@ func (d Drainer) ShutDownDaemons(ctx context.Context, pods []Pod, node Node, rep
 		})
 	}
 	group.Wait()
+}
+
+// HasDaemons reports whether ShutDownDaemons has something to stop on the node.
+func (d Drainer) HasDaemons(pods []Pod, node Node) bool { return len(d.daemons(pods, node)) > 0 }
+
+// daemons returns the pods that ShutDownDaemons stops.
+func (d Drainer) daemons(pods []Pod, node Node) []Planned {
+	if d.Effort >= EffortNoEscorts {
+		return nil
+	}
+	return slices.DeleteFunc(d.escorted(pods, node), func(p Planned) bool {
+		return p.Controller != "DaemonSet" || optedOut(p.Pod, node) || p.Finished
+	})
 }
 
 func (d Drainer) shutDown(ctx context.Context, pod Planned) EscortResult {

@@ -77,6 +77,28 @@ func TestDaemonSets_DrainHandedOff_PoolersKeepRunning(t *testing.T) {
 	})
 }
 
+// An invocation that is nearly over leaves the shutdown to the next one: a pooler that has no time for it is killed.
+func TestDaemonSets_InvocationNearlyOver_ShutDownByTheNext(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env, h, u := daemonEnv(5 * time.Second)
+		env.node.Allow("b", 1)
+		env.detachTime = 40 * time.Second
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := h.Invoke(ctx, nil)
+		require.ErrorAs(t, err, new(*Incomplete))
+		require.Zero(t, u.evictBy)
+		require.Empty(t, env.completed)
+
+		env.detachTime = 0
+		next, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = h.Invoke(next, nil)
+		require.NoError(t, err)
+		require.Equal(t, []string{"shutdown daemon", "complete t-1 CONTINUE", "release"}, lastOf(env.effects(), 3))
+	})
+}
+
 func lastOf(all []string, n int) []string { return all[max(0, len(all)-n):] }
 
 // A pod that comes while volumes are awaited is evicted before the last step, whose result stays in the report.

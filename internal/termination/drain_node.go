@@ -32,6 +32,9 @@ const (
 	daemonShutdownTime = 10 * time.Second
 	// daemonShutdownShare bounds it by this part of the reserve. The rest is for completing the action.
 	daemonShutdownShare = 2
+	// daemonTransactionTime is what an invocation must have left for shutting down DaemonSet pods, or half of what it had if that is less.
+	// A pooler waits so long for transactions by default. With less the next invocation does it, which takes a second or two more.
+	daemonTransactionTime = 2 * time.Minute
 )
 
 // awaitNodes finds the nodes that claim the instance, and waits for one that is still joining, but not past the deadline. It returns none
@@ -110,6 +113,15 @@ func (j *job) taintTerminatingPeers(ctx context.Context, cluster Kubernetes) {
 	if err := cluster.TaintTerminating(ctx, others); err != nil {
 		j.log.Warn("failed to taint terminating peers", "error", err.Error())
 	}
+}
+
+// isTooLateForDaemons reports whether the invocation ends too soon to shut down what DaemonSets run, and the next one has time for it.
+func (j *job) isTooLateForDaemons(invocation context.Context) bool {
+	end, limited := invocation.Deadline()
+	if !limited || !j.clock.deadline().After(end) || time.Until(end) >= min(daemonTransactionTime, end.Sub(j.report.StartedAt)/2) {
+		return false
+	}
+	return slices.ContainsFunc(j.drains, func(d *nodeDrain) bool { return d.drainer.HasDaemons(d.pods.Pods(), d.node) })
 }
 
 // shutDownDaemons shuts down what DaemonSets run on the nodes, before the instance is terminated. It may take a share of the reserve.

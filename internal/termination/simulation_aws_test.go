@@ -39,8 +39,9 @@ type simInstance struct {
 	action       *simAction // the present one, or the last; nil: none yet
 	past         []*simAction
 	node         *simNode
-	receipts     []time.Time      // of its events, each the first time
-	leaseHolders []*simInvocation // that believe they hold its lease
+	receipts     []time.Time                  // of its events, each the first time
+	lastOut      map[*simInvocation]time.Time // when an invocation for an event last saw that it does not wait
+	leaseHolders []*simInvocation             // that believe they hold its lease
 	dead         bool
 	reclaimed    bool // by EC2
 	failed       bool // the instance has failed; Auto Scaling does not know yet
@@ -304,6 +305,9 @@ func (f simAWS) Instance(ctx context.Context, id string) (found Instance, err er
 		f.verified, found = true, Instance{ID: id}
 		if inst := f.s.instance(id); inst != nil {
 			found = f.s.describeInstance(inst)
+			if !f.sweeps && !found.isWaiting() {
+				inst.lastOut[f.simInvocation] = time.Now()
+			}
 		}
 		return nil
 	})

@@ -46,7 +46,8 @@ func (s *simulation) checkUnsignalled(inst *simInstance, p *simPod) {
 // unreachable reports whether the API server did not answer from when the pod was due (never in the first half), or from the start of the
 // invocation that completed the action, if that was later. A request or two may be lost at either end.
 func (s *simulation) unreachable(inst *simInstance, p *simPod) bool {
-	from := inst.node.completedAt.Add(-min(max(p.Grace, 2*time.Second), inst.node.completedAt.Sub(inst.action.began)/2))
+	half := min(inst.node.completedAt.Sub(inst.action.began), s.bounds.MaxDuration-s.bounds.CompletionReserve) / 2 // its event may come late
+	from := inst.node.completedAt.Add(-min(max(p.Grace, 2*time.Second), half))
 	signalBy := from
 	if by := inst.node.completedBy.began; from.Before(by) {
 		from = by
@@ -63,9 +64,9 @@ func (s *simulation) unreachable(inst *simInstance, p *simPod) bool {
 	}
 	if s.escorts && p.plan.phase == "poolers" {
 		from = from.Add(finalPassTime / 2) // its escort may take half of a final pass
-		half := began.Add(pass.Add(finalPassTime).Sub(began) / 2)
-		if began.After(signalBy.Add(-escortTime)) && from.Before(half) { // or of an invocation that has not the time for both
-			from = half
+		middle := began.Add(pass.Add(finalPassTime).Sub(began) / 2)
+		if began.After(signalBy.Add(-escortTime)) && from.Before(middle) { // or of an invocation that has not the time for both
+			from = middle
 		}
 	}
 	first, last := from.Sub(s.began)+requestLag, inst.node.completedAt.Sub(s.began)-requestLag

@@ -251,7 +251,7 @@ func (s *simulation) hasTime(inst *simInstance) bool {
 
 // deadline returns the earliest deadline that the instance's action can have. A forged event of an instance that has just begun to terminate
 // is true except for its time. Its first receipt counts if the start of the activity cannot be read. So does that of an event, forged or of
-// an earlier action, that comes while connections drain.
+// an earlier action, that comes while connections drain. An invocation that waits for such an event to come true counts from its last look.
 func (s *simulation) deadline(inst *simInstance) time.Time {
 	began := inst.action.began
 	for _, at := range inst.receipts {
@@ -259,8 +259,17 @@ func (s *simulation) deadline(inst *simInstance) time.Time {
 			began = at
 		}
 	}
+	for _, at := range inst.lastOut {
+		if inst.action.began.Sub(at) < verifyPace+s.lag+requestLag && !at.Before(inst.action.activity) && at.Before(began) {
+			began = at
+		}
+	}
 	for _, stray := range s.falseEvents {
-		if at := s.began.Add(stray.at); slices.Contains([]string{"in service", "dated back", "dated ahead"}, stray.kind) && at.Before(began) && s.hasFailures() {
+		at := s.began.Add(stray.at)
+		if !s.hasFailures() {
+			at = drain.Later(at, inst.action.activity)
+		}
+		if slices.Contains([]string{"in service", "dated back", "dated ahead"}, stray.kind) && at.Before(began) {
 			began = at
 		}
 	}

@@ -158,7 +158,7 @@ func newSimulation(seed uint64) *simulation {
 		s.pdbs = append(s.pdbs, &simPDB{plan: plan, name: fmt.Sprintf("app/budget-%d", i), healthy: plan.spare})
 	}
 	for i, plan := range s.instancePlans {
-		inst := &simInstance{plan: plan, id: fmt.Sprintf("i-%d", i), states: []stateChange{{s.began.Add(-time.Hour), inService}}}
+		inst := &simInstance{plan: plan, id: fmt.Sprintf("i-%d", i), states: []stateChange{{s.began.Add(-time.Hour), inService}}, lastOut: map[*simInvocation]time.Time{}}
 		s.instances = append(s.instances, inst)
 		inst.node = s.newNode(inst)
 	}

@@ -203,6 +203,9 @@ func (j *job) empty(invocation context.Context) (Result, error) {
 	if cause == nil { // the invocation may have ended, or lost its Lease, while volumes were awaited
 		cause = context.Cause(invocation)
 	}
+	if cause == nil && j.isTooLateForDaemons(invocation) {
+		cause = errInvocationEnding
+	}
 	if j.isInterrupted(cause) {
 		j.savePhases(invocation)
 		j.end(StatusIncomplete, cause.Error())

@@ -230,6 +230,7 @@ func TestDrain_NodeUnreachableAndPDB_NotWaitedFor(t *testing.T) {
 // pods on an instance under repair.
 func TestUncordon_NodeBackInService_OnlyOurChangesUndone(t *testing.T) {
 	s := newFixture(t, 3)
+	s.AWS.AddGroup(s.group, awstest.Hook{Name: env.Hook}, awstest.Hook{Name: "another"}) // no instance ends: a sweep would delete its Lease
 	clean, held := s.instances[1], s.instances[2]
 	s.patchNode(clean, `{"metadata":{"labels":{"team":"db"},"annotations":{"team/note":"ours"}}}`)
 	s.patchNode(held, `{"metadata":{"labels":{"`+excludeLabel+`":"admin"}},"spec":{"unschedulable":true}}`)

@@ -121,10 +121,14 @@ func TestSweep_InstanceWaitsOnOtherHook_Skipped(t *testing.T) {
 // used.
 func TestSweep_NodeBackInService_Uncordoned(t *testing.T) {
 	s := newFixture(t, 2)
+	s.AWS.AddWarmPool(s.group)
 	clean, held := s.instances[0], s.instances[1]
 	s.patchNode(held, `{"spec":{"unschedulable":true}}`)
 	for _, i := range s.instances {
-		require.Equal(t, termination.StatusDrained, s.drain(i).Status)
+		require.Equal(t, termination.StatusDrained, s.invoke(s.eventOf(s.AWS.ReturnToWarmPool(i.ID))).Status)
+	}
+	s.sweepBy(s.newFunctionFor("another-" + s.group)) // what it does not know is not gone
+	for _, i := range s.instances {
 		s.AWS.SetState(i.ID, "InService")
 	}
 	require.Zero(t, s.sweep().Restored, "descriptions can lag: it may be in the middle of its drain")

@@ -63,17 +63,33 @@ func (c *Cluster) UsePlainPassword(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("change the role's Secret: %w", err)
 	}
-	return c.awaitPassword(ctx, func(kept string) bool { return kept != verifier() })
+	return c.AwaitNewPassword(ctx, verifier())
+}
+
+// Password returns what the primary keeps of the role's password: its SCRAM verifier.
+func (c *Cluster) Password(ctx context.Context) (string, error) {
+	rows, err := c.query(ctx, "SELECT COALESCE(rolpassword, '') FROM pg_authid WHERE rolname = '"+role+"'")
+	if err == nil && len(rows) != 1 {
+		err = fmt.Errorf("%d roles %s", len(rows), role)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the role's password: %w", err)
+	}
+	return string(rows[0][0]), nil
+}
+
+// AwaitNewPassword waits until the primary keeps another SCRAM verifier than the old one: the operator has hashed the password.
+func (c *Cluster) AwaitNewPassword(ctx context.Context, old string) error {
+	return c.awaitPassword(ctx, func(kept string) bool { return kept != old })
 }
 
 // awaitPassword waits until the primary keeps such a password of the role.
 func (c *Cluster) awaitPassword(ctx context.Context, wanted func(kept string) bool) error {
 	return c.members().Await(ctx, "the role's password", func() (string, bool) {
-		rows, err := c.query(ctx, "SELECT COALESCE(rolpassword, '') FROM pg_authid WHERE rolname = '"+role+"'")
-		if err != nil || len(rows) != 1 {
-			return fmt.Sprintf("%d roles: %v", len(rows), err), false
+		kept, err := c.Password(ctx)
+		if err != nil {
+			return err.Error(), false
 		}
-		kept := string(rows[0][0])
 		return kept, strings.HasPrefix(kept, "SCRAM-SHA-256$") && wanted(kept)
 	})
 }
