@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const (
@@ -168,7 +169,7 @@ func openGiven(proc string, pid int) ([]*process, error) {
 }
 
 // openPidFile opens the process in pgbouncer's file. pgbouncer removes the file when it exits, but not when it is killed: then the number
-// may be another program's.
+// may be another program's. Such a program has another name, and started after the file was written.
 func openPidFile(proc, path string) ([]*process, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -181,8 +182,40 @@ func openPidFile(proc, path string) ([]*process, error) {
 	if err != nil || pid <= 0 {
 		return nil, fmt.Errorf("find pgbouncer: %s has no number of a process: set --pid-file to pgbouncer's pidfile", path)
 	}
-	if s, err := readStat(filepath.Join(proc, strconv.Itoa(pid))); err == nil && s.name != programName {
-		return nil, fmt.Errorf("find pgbouncer: process %d of %s is %q: remove the stale file, or set --pid", pid, path, s.name)
+	if s, err := readStat(filepath.Join(proc, strconv.Itoa(pid))); err == nil && s.name != programName && !startedBefore(proc, s, path) {
+		return nil, fmt.Errorf("find pgbouncer: process %d of %s is %q, and started later: remove the stale file, or set --pid", pid, path, s.name)
 	}
 	return openGiven(proc, pid)
+}
+
+const (
+	// ticksPerSecond is the unit of the start of a process: USER_HZ, which Linux fixes for programs (man 7 time).
+	ticksPerSecond = 100
+	// startTolerance covers that the time of the boot has whole seconds, and that clocks are adjusted. The kernel gives a number to another
+	// process after tens of thousands of others, so it takes longer.
+	startTolerance = 2 * time.Second
+)
+
+// startedBefore reports whether a process started before the file was written. It is false if that is not known.
+func startedBefore(proc string, s stat, path string) bool {
+	file, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	ticks, err := strconv.ParseInt(s.started, 10, 64)
+	if err != nil {
+		return false
+	}
+	text, err := os.ReadFile(filepath.Join(proc, "stat"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		if seconds, is := strings.CutPrefix(strings.TrimSpace(line), "btime "); is {
+			boot, err := strconv.ParseInt(seconds, 10, 64)
+			started := time.Unix(boot, 0).Add(time.Duration(ticks) * time.Second / ticksPerSecond)
+			return err == nil && started.Before(file.ModTime().Add(startTolerance))
+		}
+	}
+	return false
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -76,6 +77,26 @@ func TestFindProcesses_NoProc_ErrorNamesIt(t *testing.T) {
 	require.ErrorContains(t, err, "/nowhere has no processes: mount it as procfs")
 }
 
+// A pgbouncer with another name is what --pid-file is for: the hook exited, and its SIGTERM aborted the transactions. Only a process that
+// started after the file was written is another program.
+func TestFindProcesses_PidFileOfAnotherName_TakenUnlessStale(t *testing.T) {
+	proc, pids := makeProc(t, made{"pgbouncer-1.22", "S", ourMount})
+	file := filepath.Join(t.TempDir(), "pgbouncer.pid")
+	require.NoError(t, os.WriteFile(file, fmt.Append(nil, pids[0]), 0o644))
+	started := time.Now().Add(-time.Hour)
+	boot := started.Add(-12345 * time.Second / ticksPerSecond).Unix()
+	require.NoError(t, os.WriteFile(filepath.Join(proc, "stat"), fmt.Appendf(nil, "cpu 1 2 3\nbtime %d\nprocesses 4\n", boot), 0o644))
+	for written, want := range map[time.Duration]int{time.Second: 1, -time.Minute: 0} {
+		at := started.Add(written)
+		require.NoError(t, os.Chtimes(file, at, at))
+		found, err := findProcesses(proc, options{pidFile: file})
+		require.Len(t, found, want, written)
+		if want == 0 {
+			require.ErrorContains(t, err, `is "pgbouncer-1.22", and started later: remove the stale file`)
+		}
+	}
+}
+
 func TestFindProcesses_PidFile_NamesTheProcess(t *testing.T) {
 	proc, pids := makeProc(t, made{"pgbouncer", "S", another}, made{"psql", "S", ourMount})
 	for content, want := range map[string]struct {
@@ -83,7 +104,7 @@ func TestFindProcesses_PidFile_NamesTheProcess(t *testing.T) {
 		err   string
 	}{
 		fmt.Sprintf("%d\n", pids[0]): {found: 1},
-		fmt.Sprintf("%d\n", pids[1]): {err: `is "psql": remove the stale file`},
+		fmt.Sprintf("%d\n", pids[1]): {err: `is "psql", and started later: remove the stale file`},
 		"4194305":                    {}, // no such process: it has exited
 		"":                           {err: "has no number of a process"},
 		"-5":                         {err: "has no number of a process"},

@@ -260,6 +260,8 @@ func TestActions_NoAnswer_SaysWhatToDo(t *testing.T) {
 	unnamed := quiescectl(t, a.env, "sweep")
 	require.Equal(t, exitError, unnamed.status)
 	require.Contains(t, unnamed.progress, "name it with --cluster, or the function with --function")
+	mistyped := quiescectl(t, a.env, "sweep", "--context", "prdo")
+	require.Contains(t, mistyped.progress, `context "prdo" does not exist`)
 }
 
 // The function does not end with the wait for it.

@@ -182,7 +182,10 @@ func (o *options) functionName() (name, region string, err error) {
 	cluster := o.cluster
 	if cluster == "" {
 		_, of, err := o.connect()
-		if err != nil || of.name == "" {
+		if err != nil {
+			return "", "", noFunctionError{fmt.Errorf("the cluster's name is not known: %w\nor name it with --cluster, or the function with --function", err)}
+		}
+		if of.name == "" {
 			return "", "", noFunctionError{errors.New("the cluster's name is not known, because the context does not say it: name it with --cluster, or the function with --function")}
 		}
 		cluster, region = of.name, of.region

@@ -60,10 +60,8 @@ func (l *localPlan) ask(c *cobra.Command, request termination.Request) ([]byte, 
 const needsToPlan = "read nodes, pods, their owners, Services and PodDisruptionBudgets, and Leases in namespace quiesce"
 
 func (l *localPlan) askHere(c *cobra.Command, request termination.Request) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(c.Context(), planTimeout)
-	defer cancel()
 	done := l.progress(c, "reading the node, its pods and their consoles ...")
-	report, err := l.plan(ctx, c, request)
+	report, err := l.plan(c, request)
 	done()
 	if planned, is := report.(termination.Report); is && err == nil && planned.InstanceID != "" && planned.Group == "" {
 		fmt.Fprintf(c.ErrOrStderr(), "warning: no Auto Scaling group of this account and region has %s: check --profile and --region\n", line(planned.InstanceID))
@@ -75,7 +73,7 @@ func (l *localPlan) askHere(c *cobra.Command, request termination.Request) ([]by
 }
 
 // plan answers as the function does: with the same use case, and the same report.
-func (l *localPlan) plan(ctx context.Context, c *cobra.Command, request termination.Request) (any, error) {
+func (l *localPlan) plan(c *cobra.Command, request termination.Request) (any, error) {
 	settings, err := readSettings(l.config)
 	if err != nil {
 		return nil, err
@@ -87,14 +85,18 @@ func (l *localPlan) plan(ctx context.Context, c *cobra.Command, request terminat
 	if err != nil {
 		return nil, err
 	}
-	region, err := l.regionOfNodes(ctx)
+	reading, cancel := context.WithTimeout(c.Context(), planTimeout)
+	defer cancel()
+	region, err := l.regionOfNodes(reading)
 	if err != nil {
 		return nil, err
 	}
-	sdk, err := l.account(ctx, region)
+	sdk, err := l.account(c.Context(), region) // it bounds itself: a person may have to log in
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(c.Context(), planTimeout)
+	defer cancel()
 	handler := wire.Parts{Settings: settings, Connect: connector(client), SDK: sdk}.Handler(slog.New(notes{out: c.ErrOrStderr()}))
 	handler.Version, handler.Commit = version, commit
 	payload, err := json.Marshal(request)

@@ -23,7 +23,7 @@ import (
 	"quiesce/internal/wire"
 )
 
-// resumeTimeout bounds all of it. A pooler that does not answer takes 20 seconds, and many are tried at once.
+// resumeTimeout bounds all of it but a login to AWS. A pooler that does not answer takes 20 seconds, and many are tried at once.
 const resumeTimeout = 2 * time.Minute
 
 // resumeSettings are for people without a quiesce.yaml: whatever was paused, some phase knows how it is resumed.
@@ -100,7 +100,11 @@ func (r *resumeOptions) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.Context(), resumeTimeout)
+	limit := resumeTimeout
+	if _, inAWS := loginsOf(settings); inAWS {
+		limit += credentialsTimeout
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), limit)
 	defer cancel()
 	client, err := r.kube()
 	if err != nil {
@@ -220,12 +224,7 @@ func checkClock(ctx context.Context, client *kube.Client, otherwise string) erro
 // accountOfLogins returns the account if quiesce.yaml has a login in Secrets Manager: nothing else needs one. It fails if there is no login
 // at all.
 func (r *resumeOptions) accountOfLogins(ctx context.Context, settings config.Config) (aws.Config, error) {
-	known, inAWS := false, false
-	for i := range settings.Phases {
-		if console := settings.Phases[i].EscortConsole(); console != nil {
-			known, inAWS = known || console.HasLogin(), inAWS || console.SecretARN != ""
-		}
-	}
+	known, inAWS := loginsOf(settings)
 	if !known {
 		return aws.Config{}, errors.New("poolers are paused, and the login of their consoles is not known\n" +
 			"name quiesce.yaml with --config, a Secret with --console-secret, or give --user with --password-file or --password-env")
@@ -238,6 +237,16 @@ func (r *resumeOptions) accountOfLogins(ctx context.Context, settings config.Con
 		return sdk, fmt.Errorf("the login is in Secrets Manager (secretArn): %w", err)
 	}
 	return sdk, nil
+}
+
+// loginsOf reports whether quiesce.yaml has a login, and whether one is in Secrets Manager.
+func loginsOf(settings config.Config) (known, inAWS bool) {
+	for i := range settings.Phases {
+		if console := settings.Phases[i].EscortConsole(); console != nil {
+			known, inAWS = known || console.HasLogin(), inAWS || console.SecretARN != ""
+		}
+	}
+	return known, inAWS
 }
 
 // resumeFree resumes what the marks of moves and the records of drains name.

@@ -141,7 +141,7 @@ func usable(ctx context.Context, settings aws.Config) error {
 	case err == nil:
 		return nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		err = errors.New("none came in time (--timeout)")
+		err = errors.New("none came before the time of the command was over")
 	case errors.Is(bounded.Err(), context.DeadlineExceeded):
 		err = fmt.Errorf("none came within %v", timeout)
 	}

@@ -332,6 +332,16 @@ func requireZone(w *world, zone string) {
 }
 
 var workloadCases = []testCase{
+	{"PDBs of a DaemonSet, which no drain evicts", func(w *world) {
+		for n, node := range []string{"a1", "a2"} {
+			p := w.addPod("shop", "agent", n, node, map[string]string{"app": "agent"})
+			p.OwnerReferences[0].Kind, p.Status.Conditions = "DaemonSet", nil
+		}
+		for _, name := range []string{"agent", "more"} {
+			p := w.addPDB("shop", name, map[string]string{"app": "agent"})
+			p.Spec.UnhealthyPodEvictionPolicy, p.Status.DesiredHealthy, p.Status.DisruptionsAllowed = nil, 3, 0
+		}
+	}, nil},
 	{"PDB that needs all pods", func(w *world) { w.PDBs[0].Status.DesiredHealthy = 3 },
 		[]string{"warning pdb shop/web: can never allow a disruption: wants 3 healthy pods of 3"}},
 	{"PDB that cannot sync", func(w *world) {

@@ -26,7 +26,7 @@ var workloadChecks = []check{
 func (v *view) pdbsThatNeverAllow() (found []Finding) {
 	for _, p := range v.allPDBs() {
 		why := kube.NeverReason(p.PodDisruptionBudget)
-		if why == "" {
+		if why == "" || v.isOfSkipped(p) {
 			continue
 		}
 		f := Finding{
@@ -49,6 +49,20 @@ func (v *view) pdbsThatNeverAllow() (found []Finding) {
 	return found
 }
 
+// isOfSkipped reports whether a PDB selects only pods that drains skip, such as those of a DaemonSet.
+func (v *view) isOfSkipped(p pdb) (skipped bool) {
+	for _, member := range v.podsIn[p.Namespace] {
+		if !p.selects(member) {
+			continue
+		}
+		if member.evicted() {
+			return false
+		}
+		skipped = true
+	}
+	return skipped
+}
+
 // countsReplicas reports whether Kubernetes knows the replicas of all pods of the PDB, which maxUnavailable needs
 // (https://kubernetes.io/docs/tasks/run-application/configure-pdb/#arbitrary-controllers-and-selectors).
 func (v *view) countsReplicas(p pdb) bool {
@@ -69,7 +83,7 @@ func (v *view) countsReplicas(p pdb) bool {
 func (v *view) unreadyPods() (found []Finding) {
 	var quiet []string
 	for _, p := range v.allPDBs() {
-		if policy := p.Spec.UnhealthyPodEvictionPolicy; policy != nil && *policy == policyv1.AlwaysAllow || v.keepsDatabase(p) {
+		if policy := p.Spec.UnhealthyPodEvictionPolicy; policy != nil && *policy == policyv1.AlwaysAllow || v.keepsDatabase(p) || v.isOfSkipped(p) {
 			continue
 		}
 		unready := v.unreadyOf(p)
@@ -98,10 +112,10 @@ func (v *view) unreadyPods() (found []Finding) {
 	return found
 }
 
-// unreadyOf counts the pods of a PDB that are not Ready.
+// unreadyOf counts the pods of a PDB that are not Ready, and that drains evict.
 func (v *view) unreadyOf(p pdb) (unready int) {
 	for _, member := range v.podsIn[p.Namespace] {
-		if !member.escort.Ready && member.Spec.NodeName != "" && p.selects(member) {
+		if !member.escort.Ready && member.Spec.NodeName != "" && member.evicted() && p.selects(member) {
 			unready++
 		}
 	}
@@ -119,7 +133,7 @@ func (v *view) allPDBs() (all []pdb) {
 func (v *view) severalPDBs() (found []Finding) {
 	for _, w := range v.workloads {
 		pdbs := v.pdbsOf(w.pods[0])
-		if len(pdbs) < 2 {
+		if len(pdbs) < 2 || !w.pods[0].evicted() {
 			continue
 		}
 		var names []string

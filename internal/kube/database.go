@@ -24,6 +24,8 @@ const (
 	maxPodAnswer = 1 << 20
 	// maxListedPods bounds the pods of one list that are kept. It is more than most namespaces have.
 	maxListedPods = 5000
+	// maxListedBytes bounds them, in bytes of protobuf. A pod has some ten thousand. The function may have 256 MB, whatever tenants write.
+	maxListedBytes = 32 << 20
 )
 
 // annotatedKinds are the kinds in whose annotations Patroni keeps its state.
@@ -79,10 +81,10 @@ func withPermission(err error) error {
 	return bounded(err)
 }
 
-var errTooManyPods = errors.New("too many pods have the labels")
+var errTooManyPods = errors.New("too many pods match, or they are too large")
 
 // PodsByLabel returns the pods of a namespace that have all these labels; without any, all pods.
-func (c *Client) PodsByLabel(ctx context.Context, namespace string, wanted map[string]string) (pods []escort.Pod, err error) {
+func (c *Client) PodsByLabel(ctx context.Context, namespace string, wanted map[string]string) ([]escort.Pod, error) {
 	selector, err := labels.ValidatedSelectorFromSet(wanted)
 	if err == nil && !isName(namespace) {
 		err = errors.New("this is not the name of a namespace")
@@ -92,21 +94,32 @@ func (c *Client) PodsByLabel(ctx context.Context, namespace string, wanted map[s
 	}
 	options := metav1.ListOptions{LabelSelector: selector.String()}
 	request := c.core.Get().Namespace(namespace).Resource("pods").VersionedParams(&options, params)
+	var all boundedPods
 	err = eachObject(ctx, request, func(object []byte) error {
 		var pod corev1.Pod
 		if err := decodeKept(object, databasePodFields, &pod); err != nil {
 			return err
 		}
-		if len(pods) == maxListedPods {
-			return errTooManyPods
-		}
-		pods = append(pods, *ToEscortPod(&pod))
-		return nil
+		return all.add(&pod, len(object))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list pods of namespace %s: %w", namespace, withPermission(err))
 	}
-	return pods, nil
+	return all.pods, nil
+}
+
+// boundedPods are the pods of one list, within maxListedPods and maxListedBytes.
+type boundedPods struct {
+	pods []escort.Pod
+	size int // in bytes of protobuf
+}
+
+func (b *boundedPods) add(p *corev1.Pod, size int) error {
+	if b.size += size; len(b.pods) == maxListedPods || b.size > maxListedBytes {
+		return errTooManyPods
+	}
+	b.pods = append(b.pods, *ToEscortPod(p))
+	return nil
 }
 
 // databasePodFields are the fields of a pod that databases and their poolers need: those of a drain, the containers and the address.

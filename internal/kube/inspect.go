@@ -95,10 +95,10 @@ func ownerOf(p *corev1.Pod) escort.Owner {
 // (https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/).
 func containersOf(p *corev1.Pod) []escort.Container {
 	var all []escort.Container
-	for _, c := range p.Spec.Containers {
+	for _, c := range p.Spec.Containers[:min(len(p.Spec.Containers), maxContainers)] {
 		all = append(all, toContainer(c, p.Status.ContainerStatuses))
 	}
-	for _, c := range p.Spec.InitContainers {
+	for _, c := range p.Spec.InitContainers[:min(len(p.Spec.InitContainers), maxContainers)] {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			all = append(all, toContainer(c, p.Status.InitContainerStatuses))
 		}
@@ -107,7 +107,7 @@ func containersOf(p *corev1.Pod) []escort.Container {
 }
 
 func toContainer(c corev1.Container, statuses []corev1.ContainerStatus) escort.Container {
-	container := escort.Container{Name: c.Name, Image: c.Image, Process: processOf(c.Name, statuses), PreStop: preStop(c.Lifecycle)}
+	container := escort.Container{Name: c.Name, Image: strings.Clone(c.Image[:min(len(c.Image), maxImage)]), Process: processOf(c.Name, statuses), PreStop: preStop(c.Lifecycle)}
 	for _, p := range c.Ports[:min(len(c.Ports), maxPorts)] {
 		container.Ports = append(container.Ports, escort.Port{Name: p.Name, Number: int(p.ContainerPort)})
 	}
@@ -130,8 +130,12 @@ func processOf(container string, statuses []corev1.ContainerStatus) string {
 const (
 	// maxProcess bounds the ID of a container, in bytes. A runtime's name and a hash in hexadecimal digits have less than a hundred.
 	maxProcess = 200
+	// maxContainers bounds the containers that are kept of a pod, and likewise its sidecars. Poolers and databases have a few.
+	maxContainers = 16
+	// maxImage bounds the name of an image that is kept, in bytes. Registries allow some 400. The API server accepts a megabyte.
+	maxImage = 1 << 10
 	// maxPorts bounds the ports that are kept of a container. Poolers and databases have a few.
-	maxPorts = 64
+	maxPorts = 32
 	// maxCommand bounds the command of a preStop hook or a probe that is kept, in bytes. Scripts have some hundred. The API server accepts a
 	// megabyte, and thousands of pods are listed at once.
 	maxCommand = 16 << 10
@@ -155,7 +159,7 @@ func preStop(l *corev1.Lifecycle) []string {
 	case l.PreStop.Sleep != nil:
 		return []string{"sleep", strconv.FormatInt(l.PreStop.Sleep.Seconds, 10)}
 	case l.PreStop.HTTPGet != nil:
-		return []string{"httpGet", l.PreStop.HTTPGet.Path}
+		return boundedCommand([]string{"httpGet", l.PreStop.HTTPGet.Path})
 	}
 	return nil
 }

@@ -57,9 +57,9 @@ func (c *Client) getNode(ctx context.Context, name string) (*corev1.Node, error)
 // listedFields are the fields of a node that a search reads: not its images, which are most of the object
 // (https://github.com/kubernetes/api/blob/master/core/v1/generated.proto). A taint needs all others, so the spec is whole.
 var listedFields = wireFields{
-	objectMetadata: {1: nil, 5: nil, 6: nil, 11: nil, 12: nil}, // name, UID, version, labels, annotations
-	2:              nil,                                        // spec
-	3:              {4: {1: nil, 2: nil}, 5: nil},              // status: conditions: type, status; addresses
+	objectMetadata: {1: nil, 5: nil, 6: nil, 9: nil, 11: nil, 12: nil}, // name, UID, version, time of deletion, labels, annotations
+	2:              nil,                                                // spec
+	3:              {4: {1: nil, 2: nil}, 5: nil},                      // status: conditions: type, status; addresses
 }
 
 // errEnough ends a search whose visitor needs no more nodes.

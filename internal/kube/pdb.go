@@ -115,7 +115,7 @@ func (a asked) isOutdated(now asked, recheck time.Duration) bool {
 	return now.at.Sub(a.at) >= recheck || a.ready != now.ready || !now.ready && a.unready != now.unready
 }
 
-// release undoes the count of reserve, for a request that evicted nothing and that no PDB refused.
+// release undoes reserve, for a request that evicted nothing and that no PDB refused: the pod is requested again.
 func (d *pdbs) release(p seenPod) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -123,6 +123,7 @@ func (d *pdbs) release(p seenPod) {
 	if hashOf(matching, (*pdb).versionText) == d.asked[p.Ref].versions {
 		d.count(p, matching, 1)
 	}
+	delete(d.asked, p.Ref)
 }
 
 // count changes what the PDBs allow. The eviction of a pod that is not ready may take nothing from them.

@@ -245,6 +245,7 @@ func TestRelease_RequestFailed_OthersAreAsked(t *testing.T) {
 		d.release(webPod(name)) // a webhook denied it
 	}
 	require.Nil(t, d.reserve(webPod("web-1"), false))
+	require.Nil(t, d.reserve(webPod("web-2"), false), "no PDB has answered for it yet")
 	require.NotNil(t, d.reserve(webPod("web-2"), false), "the one disruption is used")
 	d.put(withVersion(newPDB("web", 1, 2, 4), "2"))
 	d.release(webPod("web-1"))

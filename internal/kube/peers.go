@@ -76,7 +76,7 @@ type nodeLookup struct {
 	known map[string]bool // by node name: whether the node is going away
 }
 
-// isLeaving reports whether the node is cordoned, terminating or gone. An empty name is a pod without a node, which no node
+// isLeaving reports whether the node is about to go, by whoever removes it, or is gone. An empty name is a pod without a node, which no node
 // takes away.
 func (l nodeLookup) isLeaving(ctx context.Context, name string) (bool, error) {
 	leaving, known := l.known[name]
@@ -87,6 +87,6 @@ func (l nodeLookup) isLeaving(ctx context.Context, name string) (bool, error) {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return false, fmt.Errorf("get node %s: %w", name, err)
 	}
-	l.known[name] = err != nil || node.Spec.Unschedulable || hasTerminatingTaint(node)
+	l.known[name] = err != nil || WhyLeaving(node) != ""
 	return l.known[name], nil
 }

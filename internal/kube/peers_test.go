@@ -125,6 +125,18 @@ func TestIsLeaving_NodeGone_True(t *testing.T) {
 	require.True(t, leaving)
 }
 
+// Karpenter taints a node, waits for its replacement, and evicts the pods. A peer there counted as one that stays, so a group could lose both.
+func TestIsLeaving_RemovedByAnAutoscaler_True(t *testing.T) {
+	for key, want := range map[string]bool{"karpenter.sh/disrupted": true, "ToBeDeletedByClusterAutoscaler": true, "dedicated": false} {
+		client, _ := answering(t, func(*http.Request) string {
+			return `{"kind":"Node","apiVersion":"v1","metadata":{"name":"a"},"spec":{"taints":[{"key":"` + key + `","effect":"NoSchedule"}]}}`
+		})
+		leaving, err := nodeLookup{Client: client, known: map[string]bool{}}.isLeaving(t.Context(), "a")
+		require.NoError(t, err)
+		require.Equal(t, want, leaving, key)
+	}
+}
+
 // Whoever takes turns gives up early only where a permission is missing.
 func TestTurns_Forbidden_PermissionIsMissing(t *testing.T) {
 	e := newLabEnv(t)

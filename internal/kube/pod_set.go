@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 )
 
 const (
@@ -16,7 +17,7 @@ const (
 	// maxFinishedCounted bounds what is kept to count them. Kubernetes removes finished pods beyond 12,500 in the whole cluster
 	// (https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-garbage-collection).
 	maxFinishedCounted = 100_000
-	// maxDetailBytes bounds the labels, claims and finalizers of all pods. Pods that are seen beyond it are kept without. The
+	// maxDetailBytes bounds the labels, annotations, claims and finalizers of all pods. Pods that are seen beyond it are kept without. The
 	// thousand pods of a very large node have some 2 MB.
 	maxDetailBytes = 32 << 20
 	// maxNamespaceDetailBytes bounds those of one namespace. A tenant can have any number of pods on a node that only finalizers keep.
@@ -99,8 +100,10 @@ func (s *podSet) all() []seenPod {
 
 // detailBytes returns how much memory the details of the pod need, roughly.
 func (p *seenPod) detailBytes() (size int) {
-	for key, value := range p.Labels {
-		size += len(key) + len(value) + textOverhead
+	for _, texts := range []map[string]string{p.Labels, p.Annotations} {
+		for key, value := range texts {
+			size += len(key) + len(value) + textOverhead
+		}
 	}
 	for _, list := range [][]string{p.Claims, p.Finalizers} {
 		for _, text := range list {
@@ -113,6 +116,7 @@ func (p *seenPod) detailBytes() (size int) {
 func (p *seenPod) dropDetails() {
 	p.labelsUnknown = p.labelsUnknown || len(p.Labels) > 0
 	p.Labels, p.Claims, p.Finalizers = nil, nil, nil
+	delete(p.Annotations, escort.PatroniStatus) // the others decide what becomes of the pod, and are short
 }
 
 func nameOf(r drain.Ref) types.NamespacedName {

@@ -17,7 +17,7 @@ import (
 const (
 	// listPage bounds the objects of one page. Few namespaces have more objects of a kind.
 	listPage = 500
-	// maxListBytes bounds a whole list that is kept, in JSON. Its objects are small: 32 MB are 10,000 or more of them.
+	// maxListBytes bounds a whole list, in JSON. Its objects are small: 32 MB are 10,000 or more of them.
 	maxListBytes = 32 << 20
 	// listTimeout bounds a whole list. Without a limit, a namespace full of large objects could take the drain's time.
 	listTimeout = time.Minute
@@ -56,18 +56,16 @@ func (c *Client) read(ctx context.Context, r resource, namespace, name string, i
 	return json.NewDecoder(&limitedReader{body, maxObjectBytes}).Decode(into)
 }
 
-// list returns all objects of a kind in a namespace, page by page and item by item.
-func list[T any](ctx context.Context, c *Client, r resource, namespace string) ([]T, error) {
-	fail := func(err error) ([]T, error) {
-		return nil, fmt.Errorf("list %s of namespace %s: %w", r.name, namespace, err)
-	}
+// eachItem calls visit for each object of a kind in a namespace, page by page. One object at a time is in memory: a few megabytes of JSON can
+// need ten times as much.
+func eachItem[T any](ctx context.Context, c *Client, r resource, namespace string, visit func(T)) error {
+	fail := func(err error) error { return fmt.Errorf("list %s of namespace %s: %w", r.name, namespace, err) }
 	if !isName(namespace) {
 		return fail(errors.New("this is not the name of a namespace"))
 	}
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	options := metav1.ListOptions{Limit: listPage}
-	var all []T
 	left := &limitedReader{nil, maxListBytes}
 	for {
 		request := c.core.Get().AbsPath(r.path, "namespaces", namespace, r.name).VersionedParams(&options, params)
@@ -76,13 +74,13 @@ func list[T any](ctx context.Context, c *Client, r resource, namespace string) (
 			return fail(err)
 		}
 		left.from = body
-		metadata, err := decodeItems(left, func(item T) { all = append(all, item) })
+		metadata, err := decodeItems(left, visit)
 		_ = body.Close()
 		if err != nil {
 			return fail(err)
 		}
 		if options.Continue = metadata.Continue; options.Continue == "" {
-			return all, nil
+			return nil
 		}
 	}
 }

@@ -91,12 +91,11 @@ func (c *Client) controllerOf(ctx context.Context, p escort.Pod) (*controller, e
 // servicesOf returns the Services that select the pod. A Service without a selector selects nothing
 // (https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors).
 func (c *Client) servicesOf(ctx context.Context, p escort.Pod) (found []escort.Selector, err error) {
-	all, err := list[service](ctx, c, serviceResource, p.Namespace)
-	for _, s := range all {
+	err = eachItem(ctx, c, serviceResource, p.Namespace, func(s service) {
 		if exact := s.Spec.Selector; len(exact) > 0 && labels.SelectorFromSet(exact).Matches(labels.Set(p.Labels)) {
 			found = append(found, escort.Selector{Name: s.Metadata.Name, Labels: exact})
 		}
-	}
+	})
 	return found, err
 }
 
@@ -122,14 +121,13 @@ func (c *Client) pdbsOf(ctx context.Context, p escort.Pod) (found []escort.PDB, 
 }
 
 func (c *Client) policiesOf(ctx context.Context, p escort.Pod) (found []escort.Selector, err error) {
-	all, err := list[networkPolicy](ctx, c, networkPolicyResource, p.Namespace)
-	for _, policy := range all {
+	err = eachItem(ctx, c, networkPolicyResource, p.Namespace, func(policy networkPolicy) {
 		for _, selector := range policy.podSelectors() {
 			if selects(selector, p) || matchesMissingLabel(selector) {
 				found = append(found, toSelector(policy.Metadata.Name, selector))
 			}
 		}
-	}
+	})
 	return found, err
 }
 

@@ -16,7 +16,16 @@ func (c *Client) Services(ctx context.Context, namespace string) ([]escort.Servi
 		Metadata objectMeta
 		Spec     struct{ ClusterIPs []string }
 	}
-	services, err := list[addressed](ctx, c, serviceResource, namespace)
+	var found []escort.Service
+	err := eachItem(ctx, c, serviceResource, namespace, func(s addressed) {
+		service := escort.Service{Namespace: namespace, Name: s.Metadata.Name}
+		for _, address := range s.Spec.ClusterIPs {
+			if address != corev1.ClusterIPNone {
+				service.Addresses = append(service.Addresses, address)
+			}
+		}
+		found = append(found, service)
+	})
 	if err != nil {
 		return nil, withPermission(err)
 	}
@@ -27,53 +36,42 @@ func (c *Client) Services(ctx context.Context, namespace string) ([]escort.Servi
 			Addresses []string
 		}
 	}
-	slices, err := list[slice](ctx, c, endpointSliceResource, namespace)
-	if err != nil {
-		return nil, withPermission(err)
-	}
 	ready := map[string][]string{}
-	for _, s := range slices {
+	err = eachItem(ctx, c, endpointSliceResource, namespace, func(s slice) {
 		name := s.Metadata.Labels[serviceLabel]
 		for _, e := range s.Endpoints {
 			if e.isReady() {
 				ready[name] = append(ready[name], e.Addresses...)
 			}
 		}
+	})
+	if err != nil {
+		return nil, withPermission(err)
 	}
-	var found []escort.Service
-	for _, s := range services {
-		service := escort.Service{Namespace: namespace, Name: s.Metadata.Name, Ready: ready[s.Metadata.Name]}
-		for _, address := range s.Spec.ClusterIPs {
-			if address != corev1.ClusterIPNone {
-				service.Addresses = append(service.Addresses, address)
-			}
-		}
-		found = append(found, service)
+	for i := range found {
+		found[i].Ready = ready[found[i].Name]
 	}
 	return found, nil
 }
 
 // PodsMatching returns the pods of a namespace that a function chooses. Only those are kept.
-func (c *Client) PodsMatching(ctx context.Context, namespace string, match func(drain.Pod) bool) (pods []escort.Pod, err error) {
+func (c *Client) PodsMatching(ctx context.Context, namespace string, match func(drain.Pod) bool) ([]escort.Pod, error) {
 	if !isName(namespace) {
 		return nil, fmt.Errorf("list pods: %q is not the name of a namespace", drain.Short(namespace))
 	}
-	err = eachObject(ctx, c.core.Get().Namespace(namespace).Resource("pods"), func(object []byte) error {
+	var all boundedPods
+	err := eachObject(ctx, c.core.Get().Namespace(namespace).Resource("pods"), func(object []byte) error {
 		var seen, pod corev1.Pod
 		if err := decodeKept(object, databasePodFields, &seen); err != nil || !match(toPod(&seen)) {
 			return err
 		}
-		if len(pods) == maxListedPods {
-			return errTooManyPods
-		}
 		if err := pod.Unmarshal(object); err != nil {
 			return err
 		}
-		pods = append(pods, *ToEscortPod(&pod))
-		return nil
+		return all.add(&pod, len(object))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list pods of namespace %s: %w", namespace, withPermission(err))
 	}
-	return pods, nil
+	return all.pods, nil
 }

@@ -26,17 +26,16 @@ type endpoint struct {
 // if it is a serving and terminating one and the Service has no ready endpoint
 // (https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints).
 func (c *Client) Serving(ctx context.Context, ref drain.Ref) (bool, error) {
-	all, err := list[endpointSlice](ctx, c, endpointSliceResource, ref.Namespace)
-	if err != nil {
-		return false, err
-	}
 	services := map[string]*endpointState{}
-	for _, slice := range all {
+	err := eachItem(ctx, c, endpointSliceResource, ref.Namespace, func(slice endpointSlice) {
 		name := slice.Metadata.Labels[serviceLabel]
 		if services[name] == nil {
 			services[name] = &endpointState{}
 		}
 		services[name].add(slice.Endpoints, ref.UID)
+	})
+	if err != nil {
+		return false, err
 	}
 	for _, s := range services {
 		if s.receivesTraffic() {

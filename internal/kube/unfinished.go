@@ -19,7 +19,7 @@ type Unfinished struct {
 	Holder  string    // empty: it was released
 	Renewed time.Time // zero: never
 	Mark    string    // of a move; empty: none
-	Pods    []string  // UIDs of pods that escorts have changed, by the instance's drain
+	Pods    []string  // UIDs of pods that escorts have changed, by the instance's drain; without those that have the only copy of data
 }
 
 // Expires returns when others may take the Lease, unless its holder renews it.
@@ -29,7 +29,10 @@ func (u Unfinished) Expires() time.Time { return u.Renewed.Add(leaseDuration) }
 func (c *Client) Unfinished(ctx context.Context) (all []Unfinished, err error) {
 	err = c.eachLease(ctx, func(l *coordinationv1.Lease) {
 		u := Unfinished{
-			LeaseInfo: c.leaseInfo(l), Holder: holderOf(l), Mark: l.Annotations[pausedAnnotation], Pods: escortedPods(l),
+			LeaseInfo: c.leaseInfo(l), Holder: holderOf(l), Mark: l.Annotations[pausedAnnotation],
+			Pods: slices.DeleteFunc(escortedPods(l), func(uid string) bool {
+				return drain.SaysOnlyCopy(l.Annotations[ourAnnotation+drain.EscortRecord+uid]) // poolers that it still holds are in the mark of the move
+			}),
 		}
 		if renewed := l.Spec.RenewTime; renewed != nil {
 			u.Renewed = renewed.Time

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -82,6 +83,7 @@ func TestOtherNodeStays_OfTheZone_IsReadyAndTakesPods(t *testing.T) {
 		"itself":    {func(n *corev1.Node) { n.Name = "self" }, false},
 		"cordoned":  {func(n *corev1.Node) { n.Spec.Unschedulable = true }, false},
 		"leaving":   {func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: terminatingTaint.Key}} }, false},
+		"deleted":   {func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{Time: time.Now()} }, false},
 		"not ready": {func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }, false},
 		"Fargate":   {func(n *corev1.Node) { n.Labels = map[string]string{"eks.amazonaws.com/compute-type": "fargate"} }, false},
 	} {

@@ -89,6 +89,7 @@ func TestDaemonSets_InvocationNearlyOver_ShutDownByTheNext(t *testing.T) {
 		require.ErrorAs(t, err, new(*Incomplete))
 		require.Zero(t, u.evictBy)
 		require.Empty(t, env.completed)
+		require.WithinDuration(t, time.Now(), env.heartbeats[len(env.heartbeats)-1].at, time.Second, "the next invocation has the hook's whole timeout")
 
 		env.detachTime = 0
 		next, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -96,6 +97,55 @@ func TestDaemonSets_InvocationNearlyOver_ShutDownByTheNext(t *testing.T) {
 		_, err = h.Invoke(next, nil)
 		require.NoError(t, err)
 		require.Equal(t, []string{"shutdown daemon", "complete t-1 CONTINUE", "release"}, lastOf(env.effects(), 3))
+	})
+}
+
+// The next invocation must have more time. It has none after a deadline that EC2 announced meanwhile, nor if it waits for the same volumes.
+// Nobody continues a manual drain.
+func TestDaemonSets_NextInvocationHasNoMoreTime_ShutDownNow(t *testing.T) {
+	for name, change := range map[string]func(*testEnv, *Handler) Record{
+		"Spot interruption": func(env *testEnv, _ *Handler) Record {
+			deadline := time.Now().Add(75 * time.Second)
+			time.AfterFunc(20*time.Second, func() { env.shortenDeadline(deadline) })
+			return Record{Termination: &event}
+		},
+		"volumes stay": func(env *testEnv, h *Handler) Record {
+			env.detachTime, h.Policy.Bounds.VolumeDetachTimeout = time.Hour, 40*time.Second
+			return Record{Termination: &event}
+		},
+		"manual drain": func(env *testEnv, h *Handler) Record {
+			env.setState(inService)
+			h.Policy.AllowManualDrain = true
+			return Record{Request: &Request{Action: ActionDrain, InstanceID: event.InstanceID}}
+		},
+	} {
+		bubble.Test(t, func(t *testing.T) {
+			env, h, u := daemonEnv(time.Second)
+			env.node.Allow("b", 1)
+			env.detachTime = 40 * time.Second
+			record := change(env, h)
+			h.Parse = func([]byte) Delivery { return Delivery{Records: []Record{record}} }
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := h.Invoke(ctx, nil)
+			require.NoError(t, err, name)
+			require.False(t, u.evictBy.IsZero(), name)
+		})
+	}
+}
+
+// The pods of a node that has taken the place of ours are not ours to shut down.
+func TestDaemonSets_NodeReplaced_LeftAlone(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env, h, u := daemonEnv(0)
+		env.node.Allow("b", 1)
+		h.Connect = func(context.Context) (Kubernetes, error) { return replacedNode{env}, nil }
+		old, first := event, time.Now()
+		time.Sleep(h.Policy.Bounds.MaxDuration + 2*lateRetryTime)
+		_, err := deliver(t, h, Record{Termination: &old, FirstReceived: first})
+		require.NoError(t, err)
+		require.Equal(t, []Result{Continue}, env.completed)
+		require.True(t, u.evictBy.IsZero())
 	})
 }
 

@@ -86,6 +86,14 @@ func (c *clock) deadline() time.Time {
 	return c.end
 }
 
+// presentDeadline returns the deadline, or one that was requested since the last eviction.
+func (c *clock) presentDeadline() time.Time {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.applyRequested()
+	return c.end
+}
+
 // wasShortened reports whether a Spot interruption shortened the deadline.
 func (c *clock) wasShortened() bool {
 	c.mutex.Lock()

@@ -176,6 +176,26 @@ func TestClock_NoActivity_EarliestReceiptOfTheLease(t *testing.T) {
 	})
 }
 
+// A drain by hand of the day before is not the receipt of this event: all its pods were signaled in the last ten seconds.
+func TestClock_NoActivityAfterManualDrain_OwnReceiptCounts(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env, h := blockedEnv(time.Second)
+		h.Policy.AllowManualDrain, h.Policy.Bounds.MaxDuration = true, time.Hour
+		env.setState(inService)
+		_, err := deliver(t, h, Record{Request: &Request{Action: ActionDrain, InstanceID: event.InstanceID}})
+		require.ErrorAs(t, err, new(*Incomplete))
+		time.Sleep(24 * time.Hour)
+
+		env.setState("Terminating:Wait")
+		env.node.Allow("b", 1)
+		claim, now := event, time.Now()
+		claim.Began = time.Time{}
+		report, err := deliver(t, h, Record{Termination: &claim, FirstReceived: now})
+		require.NoError(t, err)
+		require.Equal(t, now.Add(time.Hour-h.Policy.Bounds.CompletionReserve), report.Deadline)
+	})
+}
+
 // The activities are optional. Without permission or without an answer, the drain goes on.
 func TestClock_ActivitiesNotReadable_DrainsByReceipt(t *testing.T) {
 	for name, change := range map[string]func(*testEnv){

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"quiesce/internal/drain"
@@ -115,24 +116,43 @@ func (j *job) taintTerminatingPeers(ctx context.Context, cluster Kubernetes) {
 	}
 }
 
-// isTooLateForDaemons reports whether the invocation ends too soon to shut down what DaemonSets run, and the next one has time for it.
+// isTooLateForDaemons reports whether the invocation ends too soon to shut down what DaemonSets run, and the next one has twice the time for
+// it. A manual drain has no next one.
 func (j *job) isTooLateForDaemons(invocation context.Context) bool {
 	end, limited := invocation.Deadline()
-	if !limited || !j.clock.deadline().After(end) || time.Until(end) >= min(daemonTransactionTime, end.Sub(j.report.StartedAt)/2) {
+	if !limited || j.Hook == "" && j.Trigger == "" {
 		return false
 	}
-	return slices.ContainsFunc(j.drains, func(d *nodeDrain) bool { return d.drainer.HasDaemons(d.pods.Pods(), d.node) })
+	whole, left := end.Sub(j.report.StartedAt), time.Until(end)
+	next := min(whole, j.clock.presentDeadline().Sub(end))
+	if j.volumesStay { // the next one waits for them again
+		next -= j.Policy.Bounds.VolumeDetachTimeout
+	}
+	if left >= min(daemonTransactionTime, whole/2) || left >= next/2 {
+		return false
+	}
+	return slices.ContainsFunc(j.drains, func(d *nodeDrain) bool {
+		return !d.isReplaced() && d.drainer.HasDaemons(d.pods.Pods(), d.node)
+	})
 }
 
-// shutDownDaemons shuts down what DaemonSets run on the nodes, before the instance is terminated. It may take a share of the reserve.
+// shutDownDaemons shuts down what DaemonSets run on the nodes, before the instance is terminated. It may take a share of the reserve. The pods
+// of a node that is not the instance's any more are not ours.
 func (j *job) shutDownDaemons(invocation context.Context) {
 	ctx, cancel := j.clock.withDaemonTime(invocation)
 	defer cancel()
+	var group sync.WaitGroup
 	for _, d := range j.drains {
-		drainer := d.drainer
-		drainer.Log, drainer.Limits.MaxWait = d.log, j.clock.currentMaxWait()
-		drainer.ShutDownDaemons(ctx, d.pods.Pods(), d.node, &d.report)
+		if d.isReplaced() {
+			continue
+		}
+		group.Go(func() {
+			drainer := d.drainer
+			drainer.Log, drainer.Limits.MaxWait = d.log, j.clock.currentMaxWait()
+			drainer.ShutDownDaemons(ctx, d.pods.Pods(), d.node, &d.report)
+		})
 	}
+	group.Wait()
 }
 
 // awaitVolumes waits for the volumes of pods that are gone. A volume that is still attached when its instance is
@@ -145,9 +165,11 @@ func (j *job) awaitVolumes(ctx context.Context) (work bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, j.clock.timeLeft(j.Policy.Bounds.VolumeDetachTimeout))
 	defer cancel()
+	j.volumesStay = false
 	for _, d := range j.drains {
 		detached, err := d.cluster.AwaitDetached(ctx, d.node, d.pods.Pods())
 		if err != nil {
+			j.volumesStay = true
 			d.log.Warn("volumes still attached", "error", err.Error())
 		} else if detached > 0 {
 			d.log.Info("volumes detached", "volumes", detached)

@@ -16,9 +16,15 @@ type Malformed struct{ Reason error }
 func (e *Malformed) Error() string { return "malformed event: " + e.Reason.Error() }
 func (e *Malformed) Unwrap() error { return e.Reason }
 
-// Incomplete is the error of an invocation that ended before the node was empty. The lifecycle action was not completed, and the next
-// invocation continues.
+// Incomplete is the error of an invocation that ended before its drain did. The lifecycle action was not completed, and the next invocation
+// continues.
 type Incomplete struct{ Report Report }
+
+// isHandedOff reports whether the error is that of a drain that the next invocation continues.
+func isHandedOff(err error) bool {
+	_, incomplete := errors.AsType[*Incomplete](err)
+	return incomplete
+}
 
 // maxNamedPods bounds how many pods an error's text names. The log has all of them.
 const maxNamedPods = 5

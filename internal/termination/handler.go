@@ -3,7 +3,6 @@ package termination
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -139,9 +138,8 @@ func (h *Handler) handle(ctx context.Context, record Record) outcome {
 	if record.MessageID != "" {
 		log = log.With("messageId", record.MessageID, "receives", record.Receives)
 	}
-	_, incomplete := errors.AsType[*Incomplete](err)
 	switch {
-	case incomplete:
+	case isHandedOff(err):
 		log.Info("drain incomplete, handed off to next invocation", "report", report)
 	case err != nil:
 		log.Error("event failed, will retry", "error", err.Error(), "report", report)

@@ -106,7 +106,10 @@ func (j *job) tryAcquire(invocation context.Context, cluster Kubernetes, until t
 }
 
 func (j *job) acquisition() Acquisition {
-	a := Acquisition{Received: cmp.Or(j.received, time.Now()), Shorten: j.clock.shorten, Lost: takenOver(j.log, j.abandon)}
+	a := Acquisition{Shorten: j.clock.shorten, Lost: takenOver(j.log, j.abandon)}
+	if j.Hook != "" { // a later action must not count from a drain that waits on no hook
+		a.Received = cmp.Or(j.received, time.Now())
+	}
 	if j.Trigger == SpotInterruption {
 		a.Deadline = j.clock.deadline()
 	}

@@ -2,7 +2,6 @@ package termination
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -102,9 +101,8 @@ func (o outcome) isRetried() bool { return o.err != nil || o.report.held }
 
 // retryDelay returns after how long a record that was delivered so many times is to be delivered again.
 func (o outcome) retryDelay(receives int) time.Duration {
-	_, incomplete := errors.AsType[*Incomplete](o.err)
 	switch {
-	case incomplete:
+	case isHandedOff(o.err):
 		return handOffDelay
 	case o.err == nil && o.report.Trigger == SpotInterruption:
 		return spotDelay

@@ -50,6 +50,7 @@ type job struct {
 	hookExpired  bool                                   // the action was over too early
 	wasInService bool                                   // the instance has no node, though it had been in service
 	hook         Hook                                   // that the instance waits on; zero: none
+	volumesStay  bool                                   // volumes were still attached when the wait for them ended
 	keptOpen     bool                                   // the action is kept open to the hook's limit
 	resumed      bool                                   // an earlier invocation cordoned the node
 	sendEvent    func(context.Context, NodeEvent) error // on the node; nil: it was not found, or not cordoned
@@ -144,7 +145,8 @@ func (j *job) drainForHook(ctx, invocation context.Context, cluster Kubernetes, 
 	}
 	stopHeartbeats()
 	if err != nil {
-		if !j.heartbeats.accepted.Load() { // the drain failed before the first was answered, and comes again
+		// Heartbeats end with one if the invocation's end ends them. The drain may have failed before the first was answered, too.
+		if !j.heartbeats.accepted.Load() || invocation.Err() == nil && isHandedOff(err) {
 			j.heartbeater().sendLast(ctx)
 		}
 		return err

@@ -69,14 +69,24 @@ func (j *job) closedOrFound(ctx context.Context, cluster Kubernetes, l LeaseInfo
 }
 
 // undoRecorded undoes what escorts changed on the pods of a node, and returns those whose record is gone. It fails if a record remains, except
-// of a pod that is terminating: nothing is undone there.
+// of a pod that is terminating: nothing is undone there. That a pod has the only copy of its data stays recorded: the drain may go on.
 func (j *job) undoRecorded(ctx context.Context, pods []drain.Pod, node drain.Node) (undone []string, err error) {
-	isRecorded := func(p drain.Pod) bool { return j.lease.Record(drain.EscortRecord+p.UID) != "" }
-	before := slices.DeleteFunc(slices.Clone(pods), func(p drain.Pod) bool { return p.Terminating() || !isRecorded(p) })
+	record := func(p drain.Pod) string { return j.lease.Record(drain.EscortRecord + p.UID) }
+	before := slices.DeleteFunc(slices.Clone(pods), func(p drain.Pod) bool { return p.Terminating() || record(p) == "" })
+	copies := map[string]string{}
+	for _, p := range pods {
+		if text := record(p); drain.SaysOnlyCopy(text) {
+			copies[p.UID] = text
+		}
+	}
 	err = j.undoEscortsOf(ctx, pods, node)
 	var unknown []error
 	for _, p := range before {
-		if !isRecorded(p) {
+		if text, onlyCopy := copies[p.UID]; onlyCopy {
+			if record(p) != text {
+				err = errors.Join(err, j.lease.SetRecord(ctx, drain.EscortRecord+p.UID, text))
+			}
+		} else if record(p) == "" {
 			undone = append(undone, p.String())
 		} else if err == nil {
 			unknown = append(unknown, fmt.Errorf("no phase of the configuration has the escort of pod %s", p))

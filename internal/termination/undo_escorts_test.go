@@ -81,6 +81,22 @@ func TestUndoEscorts_NoPhaseHasTheEscort_PodIsNamed(t *testing.T) {
 	})
 }
 
+// The function may come back. If it cannot list the pods then, only the record keeps it from completing the action.
+func TestUndoEscorts_OnlyCopy_StaysRecorded(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		env := returnedEnv()
+		text := `{"phase":"workloads","escort":{"onlyCopy":true},"onlyCopy":true}`
+		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-db", text))
+		env.node.Add(web("db"), 0)
+		h := env.handler()
+		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: savingUndoer{undoRecorder{env: env}, nil}}}
+		undone, err := h.UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed})
+		require.NoError(t, err)
+		require.Empty(t, undone)
+		require.Equal(t, text, env.records.Record(drain.EscortRecord+"uid-db"))
+	})
+}
+
 // Nothing is undone on a pod that terminates, and its record ends with it. The configuration has nothing to do with that.
 func TestUndoEscorts_PodTerminates_LeftAlone(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {

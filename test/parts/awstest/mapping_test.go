@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,12 +90,17 @@ func TestMapping_Concurrency_Limited(t *testing.T) {
 	for range 30 {
 		s.SendMessage(url, "x")
 	}
-	var running, most atomic.Int32
+	var running, most int
+	var mutex sync.Mutex
 	full := make(chan struct{}) // closed when the maximum runs
 	t.Cleanup(s.Map(url, awstest.Mapping{Concurrency: 3, Invoke: func(ctx context.Context, _ []byte) ([]byte, error) {
-		now := running.Add(1)
-		defer running.Add(-1)
-		if most.CompareAndSwap(now-1, now); now == 3 && len(s.Messages(url)) == 30 {
+		mutex.Lock()
+		running++
+		most = max(most, running)
+		now := running
+		mutex.Unlock()
+		defer func() { mutex.Lock(); running--; mutex.Unlock() }()
+		if now == 3 && len(s.Messages(url)) == 30 {
 			close(full)
 		}
 		select {
@@ -106,7 +110,9 @@ func TestMapping_Concurrency_Limited(t *testing.T) {
 		return []byte(`{}`), nil
 	}}))
 	require.Eventually(t, func() bool { return len(s.Messages(url)) == 0 }, waitTimeout, pollInterval)
-	require.EqualValues(t, 3, most.Load())
+	mutex.Lock()
+	defer mutex.Unlock()
+	require.Equal(t, 3, most)
 }
 
 func TestMapping_Stopped_InvocationsEnd(t *testing.T) {
