@@ -183,7 +183,7 @@ func openPidFile(proc, path string) ([]*process, error) {
 		return nil, fmt.Errorf("find pgbouncer: %s has no number of a process: set --pid-file to pgbouncer's pidfile", path)
 	}
 	if s, err := readStat(filepath.Join(proc, strconv.Itoa(pid))); err == nil && s.name != programName && !startedBefore(proc, s, path) {
-		return nil, fmt.Errorf("find pgbouncer: process %d of %s is %q, and started later: remove the stale file, or set --pid", pid, path, s.name)
+		return nil, fmt.Errorf("find pgbouncer: process %d of %s is %q, and did not start before it was written: remove the stale file, or set --pid", pid, path, s.name)
 	}
 	return openGiven(proc, pid)
 }

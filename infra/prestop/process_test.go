@@ -92,7 +92,7 @@ func TestFindProcesses_PidFileOfAnotherName_TakenUnlessStale(t *testing.T) {
 		found, err := findProcesses(proc, options{pidFile: file})
 		require.Len(t, found, want, written)
 		if want == 0 {
-			require.ErrorContains(t, err, `is "pgbouncer-1.22", and started later: remove the stale file`)
+			require.ErrorContains(t, err, `is "pgbouncer-1.22", and did not start before it was written: remove the stale file`)
 		}
 	}
 }
@@ -104,7 +104,7 @@ func TestFindProcesses_PidFile_NamesTheProcess(t *testing.T) {
 		err   string
 	}{
 		fmt.Sprintf("%d\n", pids[0]): {found: 1},
-		fmt.Sprintf("%d\n", pids[1]): {err: `is "psql", and started later: remove the stale file`},
+		fmt.Sprintf("%d\n", pids[1]): {err: `is "psql", and did not start before it was written: remove the stale file`},
 		"4194305":                    {}, // no such process: it has exited
 		"":                           {err: "has no number of a process"},
 		"-5":                         {err: "has no number of a process"},

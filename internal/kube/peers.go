@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -87,6 +88,13 @@ func (l nodeLookup) isLeaving(ctx context.Context, name string) (bool, error) {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return false, fmt.Errorf("get node %s: %w", name, err)
 	}
-	l.known[name] = err != nil || WhyLeaving(node) != ""
+	l.known[name] = err != nil || isGoing(node)
 	return l.known[name], nil
+}
+
+// isGoing reports whether somebody removes the node. One whose kubelet does not report may be back in a moment: it is worth waiting for.
+func isGoing(node *corev1.Node) bool {
+	known := *node
+	known.Spec.Taints = slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeUnreachable })
+	return WhyLeaving(&known) != ""
 }

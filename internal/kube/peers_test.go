@@ -127,7 +127,7 @@ func TestIsLeaving_NodeGone_True(t *testing.T) {
 
 // Karpenter taints a node, waits for its replacement, and evicts the pods. A peer there counted as one that stays, so a group could lose both.
 func TestIsLeaving_RemovedByAnAutoscaler_True(t *testing.T) {
-	for key, want := range map[string]bool{"karpenter.sh/disrupted": true, "ToBeDeletedByClusterAutoscaler": true, "dedicated": false} {
+	for key, want := range map[string]bool{"karpenter.sh/disrupted": true, "ToBeDeletedByClusterAutoscaler": true, "dedicated": false, corev1.TaintNodeUnreachable: false} {
 		client, _ := answering(t, func(*http.Request) string {
 			return `{"kind":"Node","apiVersion":"v1","metadata":{"name":"a"},"spec":{"taints":[{"key":"` + key + `","effect":"NoSchedule"}]}}`
 		})

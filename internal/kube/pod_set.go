@@ -17,7 +17,7 @@ const (
 	// maxFinishedCounted bounds what is kept to count them. Kubernetes removes finished pods beyond 12,500 in the whole cluster
 	// (https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-garbage-collection).
 	maxFinishedCounted = 100_000
-	// maxDetailBytes bounds the labels, annotations, claims and finalizers of all pods. Pods that are seen beyond it are kept without. The
+	// maxDetailBytes bounds the labels, states of Patroni, claims and finalizers of all pods. Pods that are seen beyond it are kept without. The
 	// thousand pods of a very large node have some 2 MB.
 	maxDetailBytes = 32 << 20
 	// maxNamespaceDetailBytes bounds those of one namespace. A tenant can have any number of pods on a node that only finalizers keep.
@@ -100,15 +100,16 @@ func (s *podSet) all() []seenPod {
 
 // detailBytes returns how much memory the details of the pod need, roughly.
 func (p *seenPod) detailBytes() (size int) {
-	for _, texts := range []map[string]string{p.Labels, p.Annotations} {
-		for key, value := range texts {
-			size += len(key) + len(value) + textOverhead
-		}
+	for key, value := range p.Labels {
+		size += len(key) + len(value) + textOverhead
 	}
 	for _, list := range [][]string{p.Claims, p.Finalizers} {
 		for _, text := range list {
 			size += len(text) + textOverhead
 		}
+	}
+	if status, is := p.Annotations[escort.PatroniStatus]; is {
+		size += len(status) + textOverhead
 	}
 	return size
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/drain"
+	"quiesce/internal/escort"
 )
 
 func podNamed(name string, uid types.UID) *corev1.Pod {
@@ -198,6 +199,15 @@ func TestDetails_AllPodsHaveMuch_LaterOnesWithout(t *testing.T) {
 	}
 	require.Zero(t, w.current.detailed)
 	require.Empty(t, w.current.details)
+}
+
+func TestDetails_StateOfPatroni_IsCountedAndDropped(t *testing.T) {
+	p := seenPod{}
+	p.Annotations = map[string]string{escort.PatroniStatus: strings.Repeat("x", 4<<10), "quiesce/drain": "false"}
+	require.Greater(t, p.detailBytes(), 4<<10)
+	p.dropDetails()
+	require.Zero(t, p.detailBytes(), "what is kept beyond the bound must not be counted: others would lose theirs")
+	require.Equal(t, map[string]string{"quiesce/drain": "false"}, p.Annotations)
 }
 
 // The number of pods that only finalizers keep has no bound, so that one tenant could take all of the memory for labels.

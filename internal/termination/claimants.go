@@ -47,16 +47,14 @@ func (j *job) evict(ctx context.Context) (cause error) {
 	}
 }
 
-// evictAll evicts the pods of all nodes once. A node that is empty before the others is watched until the last of them is: it may be
-// opened, and filled again.
-func (j *job) evictAll(ctx context.Context) (cause error) {
+// eachDrain runs a step for all nodes at once.
+func (j *job) eachDrain(step func(n int, d *nodeDrain)) {
 	var group sync.WaitGroup
-	together := &together{busy: len(j.drains), over: make(chan struct{})}
-	causes, panics := make([]error, len(j.drains)), make([]any, len(j.drains))
-	for i, d := range j.drains {
+	panics := make([]any, len(j.drains))
+	for n, d := range j.drains {
 		group.Go(func() {
-			defer func() { panics[i] = recover() }()
-			causes[i] = d.evictWith(ctx, together)
+			defer func() { panics[n] = recover() }()
+			step(n, d)
 		})
 	}
 	group.Wait()
@@ -65,6 +63,14 @@ func (j *job) evictAll(ctx context.Context) (cause error) {
 			panic(p) // as if it were ours: it fails this record, and not the process
 		}
 	}
+}
+
+// evictAll evicts the pods of all nodes once. A node that is empty before the others is watched until the last of them is: it may be
+// opened, and filled again.
+func (j *job) evictAll(ctx context.Context) (cause error) {
+	together := &together{busy: len(j.drains), over: make(chan struct{})}
+	causes := make([]error, len(j.drains))
+	j.eachDrain(func(i int, d *nodeDrain) { causes[i] = d.evictWith(ctx, together) })
 	for _, c := range causes {
 		if c != nil {
 			return c

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"quiesce/internal/drain"
@@ -141,18 +140,14 @@ func (j *job) isTooLateForDaemons(invocation context.Context) bool {
 func (j *job) shutDownDaemons(invocation context.Context) {
 	ctx, cancel := j.clock.withDaemonTime(invocation)
 	defer cancel()
-	var group sync.WaitGroup
-	for _, d := range j.drains {
+	j.eachDrain(func(_ int, d *nodeDrain) {
 		if d.isReplaced() {
-			continue
+			return
 		}
-		group.Go(func() {
-			drainer := d.drainer
-			drainer.Log, drainer.Limits.MaxWait = d.log, j.clock.currentMaxWait()
-			drainer.ShutDownDaemons(ctx, d.pods.Pods(), d.node, &d.report)
-		})
-	}
-	group.Wait()
+		drainer := d.drainer
+		drainer.Log, drainer.Limits.MaxWait = d.log, j.clock.currentMaxWait()
+		drainer.ShutDownDaemons(ctx, d.pods.Pods(), d.node, &d.report)
+	})
 }
 
 // awaitVolumes waits for the volumes of pods that are gone. A volume that is still attached when its instance is

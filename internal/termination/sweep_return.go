@@ -21,7 +21,7 @@ func (s *sweep) restore(ctx context.Context) {
 
 func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
 	if s.staysClosed(t.InstanceID) {
-		_, err := s.UndoEscorts(ctx, s.leases[t.InstanceID])
+		_, err := s.UndoEscorts(ctx, s.leases[t.InstanceID], false)
 		if !errors.Is(err, ErrLeaseHeld) {
 			s.addError(err)
 		}

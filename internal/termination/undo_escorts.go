@@ -14,8 +14,9 @@ import (
 var ErrLeaseHeld = errors.New("another invocation holds the lease")
 
 // UndoEscorts undoes what escorts recorded on the Lease of an instance, and returns the pods. It asks nothing of AWS, so that a person can
-// do it when no function does. Nodes stay closed.
-func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo) (undone []string, err error) {
+// do it when no function does. Nodes stay closed. If the drain may go on, it stays recorded which pods have the only copy of their data: an
+// invocation that cannot look at the pods would complete the action without.
+func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo, mayGoOn bool) (undone []string, err error) {
 	cluster, err := h.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -36,6 +37,9 @@ func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo) (undone []string
 		pods, failure := readPods(ctx, cluster, node)
 		for _, p := range pods {
 			here[p.UID] = true
+		}
+		if mayGoOn {
+			pods = slices.DeleteFunc(pods, func(p drain.Pod) bool { return drain.SaysOnlyCopy(lease.Record(drain.EscortRecord + p.UID)) })
 		}
 		if failure == nil {
 			var of []string
@@ -69,24 +73,14 @@ func (j *job) closedOrFound(ctx context.Context, cluster Kubernetes, l LeaseInfo
 }
 
 // undoRecorded undoes what escorts changed on the pods of a node, and returns those whose record is gone. It fails if a record remains, except
-// of a pod that is terminating: nothing is undone there. That a pod has the only copy of its data stays recorded: the drain may go on.
+// of a pod that is terminating: nothing is undone there.
 func (j *job) undoRecorded(ctx context.Context, pods []drain.Pod, node drain.Node) (undone []string, err error) {
-	record := func(p drain.Pod) string { return j.lease.Record(drain.EscortRecord + p.UID) }
-	before := slices.DeleteFunc(slices.Clone(pods), func(p drain.Pod) bool { return p.Terminating() || record(p) == "" })
-	copies := map[string]string{}
-	for _, p := range pods {
-		if text := record(p); drain.SaysOnlyCopy(text) {
-			copies[p.UID] = text
-		}
-	}
+	isRecorded := func(p drain.Pod) bool { return j.lease.Record(drain.EscortRecord+p.UID) != "" }
+	before := slices.DeleteFunc(slices.Clone(pods), func(p drain.Pod) bool { return p.Terminating() || !isRecorded(p) })
 	err = j.undoEscortsOf(ctx, pods, node)
 	var unknown []error
 	for _, p := range before {
-		if text, onlyCopy := copies[p.UID]; onlyCopy {
-			if record(p) != text {
-				err = errors.Join(err, j.lease.SetRecord(ctx, drain.EscortRecord+p.UID, text))
-			}
-		} else if record(p) == "" {
+		if !isRecorded(p) {
 			undone = append(undone, p.String())
 		} else if err == nil {
 			unknown = append(unknown, fmt.Errorf("no phase of the configuration has the escort of pod %s", p))

@@ -53,7 +53,7 @@ func TestUndoEscorts_FunctionGone_PodsAreAsTheyWere(t *testing.T) {
 			if c.unclosed {
 				lease.Closed = nil
 			}
-			undone, err := h.UndoEscorts(t.Context(), lease)
+			undone, err := h.UndoEscorts(t.Context(), lease, false)
 			require.ErrorIs(t, err, c.err, name)
 			if err != nil {
 				require.NotContains(t, err.Error(), "no phase", name)
@@ -74,27 +74,29 @@ func TestUndoEscorts_NoPhaseHasTheEscort_PodIsNamed(t *testing.T) {
 		env := returnedEnv()
 		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
 		env.node.Add(web("paused"), 0)
-		undone, err := env.handler().UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed})
+		undone, err := env.handler().UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed}, false)
 		require.EqualError(t, err, "no phase of the configuration has the escort of pod app/paused")
 		require.Empty(t, undone)
 		require.Len(t, env.records.Keys(drain.EscortRecord), 1)
 	})
 }
 
-// The function may come back. If it cannot list the pods then, only the record keeps it from completing the action.
-func TestUndoEscorts_OnlyCopy_StaysRecorded(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
-		env := returnedEnv()
-		text := `{"phase":"workloads","escort":{"onlyCopy":true},"onlyCopy":true}`
-		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-db", text))
-		env.node.Add(web("db"), 0)
-		h := env.handler()
-		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: savingUndoer{undoRecorder{env: env}, nil}}}
-		undone, err := h.UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed})
-		require.NoError(t, err)
-		require.Empty(t, undone)
-		require.Equal(t, text, env.records.Record(drain.EscortRecord+"uid-db"))
-	})
+// The function may come back. If it cannot list the pods then, only the record keeps it from completing the action. Once the instance is in
+// service again, the record protects nothing.
+func TestUndoEscorts_OnlyCopy_StaysRecordedWhileTheDrainMayGoOn(t *testing.T) {
+	for _, mayGoOn := range []bool{true, false} {
+		bubble.Test(t, func(t *testing.T) {
+			env := returnedEnv()
+			text := `{"phase":"workloads","escort":{"onlyCopy":true},"onlyCopy":true}`
+			require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-db", text))
+			env.node.Add(web("db"), 0)
+			h := env.handler()
+			h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: savingUndoer{undoRecorder{env: env}, nil}}}
+			_, err := h.UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed, Escorted: []string{"uid-db"}}, mayGoOn)
+			require.NoError(t, err)
+			require.Equal(t, mayGoOn, env.records.Record(drain.EscortRecord+"uid-db") == text)
+		})
+	}
 }
 
 // Nothing is undone on a pod that terminates, and its record ends with it. The configuration has nothing to do with that.
@@ -107,7 +109,7 @@ func TestUndoEscorts_PodTerminates_LeftAlone(t *testing.T) {
 		env.node.Add(pod, 0)
 		h := env.handler()
 		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
-		undone, err := h.UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed})
+		undone, err := h.UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed}, false)
 		require.NoError(t, err)
 		require.Empty(t, undone)
 	})
