@@ -170,10 +170,15 @@ func (s *simulation) hadQuietMinutes() bool {
 // one more.
 const sweepTime = 4 * time.Minute
 
-// checkDaemonsShutDown checks that poolers of DaemonSets are shut down before the completion.
+// checkDaemonsShutDown checks that poolers of DaemonSets are shut down before the completion. An invocation that ends when the deadline is
+// reached has no time for it.
 func (s *simulation) checkDaemonsShutDown(inst *simInstance) {
 	by := inst.node.completedBy
 	if !s.escorts || by == nil || by.dead || inst.reclaimed || by.reports[inst.id].Status == StatusFailed || inst.plan.nodeLost || by.plain[inst.id] {
+		return
+	}
+	ends, deadline := by.began.Add(s.invocationTime-handOffReserve), by.reports[inst.id].Deadline
+	if !inst.node.completedAt.Before(deadline) && ends.Sub(deadline).Abs() < requestLag {
 		return
 	}
 	for _, p := range inst.node.pods {

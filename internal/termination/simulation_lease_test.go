@@ -266,7 +266,7 @@ func (h heldLease) Release(keep Keep) error {
 			l.received = time.Time{}
 		}
 		if keep < KeepRecords {
-			l.records = nil
+			l.records = map[string]string{}
 		}
 		if keep == KeepNothing {
 			l.closed, l.deadline = nil, time.Time{}
