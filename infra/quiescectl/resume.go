@@ -265,7 +265,7 @@ func resumeFree(ctx context.Context, handler *termination.Handler, free []kube.U
 		if len(u.Pods) == 0 {
 			continue
 		}
-		pods, err := handler.UndoEscorts(ctx, u.LeaseInfo, true)
+		pods, err := handler.UndoEscorts(ctx, u.LeaseInfo)
 		answer.Poolers = append(answer.Poolers, pods...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("undo what the drain of %s changed: %w", u.Name, err))

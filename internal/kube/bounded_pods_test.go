@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/encoding/protowire"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -18,17 +17,7 @@ import (
 // servePods returns a client of an API server that has this pod so many times.
 func servePods(t *testing.T, pod *corev1.Pod, times int) *Client {
 	t.Helper()
-	encoded, err := pod.Marshal()
-	require.NoError(t, err)
-	item := protowire.AppendBytes(protowire.AppendTag(nil, listItems, protowire.BytesType), encoded)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", protobuf)
-		head := protowire.AppendTag(append([]byte{}, protobufMagic...), unknownRaw, protowire.BytesType)
-		_, _ = w.Write(protowire.AppendVarint(head, uint64(times*len(item))))
-		for range times {
-			_, _ = w.Write(item)
-		}
-	}))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeList(w, pod, times, func() {}) }))
 	t.Cleanup(server.Close)
 	client, err := New(&rest.Config{Host: server.URL})
 	require.NoError(t, err)

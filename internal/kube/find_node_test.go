@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/encoding/protowire"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -169,19 +168,9 @@ func TestFindNodes_LargeNodes_MemoryIsBounded(t *testing.T) {
 	for range size >> 10 {
 		node.Status.Images = append(node.Status.Images, corev1.ContainerImage{Names: []string{strings.Repeat("a", 1<<10)}})
 	}
-	encoded, err := node.Marshal()
-	require.NoError(t, err)
-	item := protowire.AppendBytes(protowire.AppendTag(nil, listItems, protowire.BytesType), encoded)
 	var served atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", protobuf)
-		head := append([]byte{}, protobufMagic...)
-		head = protowire.AppendTag(head, unknownRaw, protowire.BytesType)
-		_, _ = w.Write(protowire.AppendVarint(head, uint64(nodes*len(item))))
-		for range nodes {
-			served.Add(1)
-			_, _ = w.Write(item)
-		}
+		writeList(w, &node, nodes, func() { served.Add(1) })
 	}))
 	defer server.Close()
 	client, err := New(&rest.Config{Host: server.URL})

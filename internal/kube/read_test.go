@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -28,6 +29,23 @@ func answering(t *testing.T, answer func(*http.Request) string) (*Client, *netwo
 	client, err := New(&rest.Config{Host: "https://cluster.example", Transport: through})
 	require.NoError(t, err)
 	return client, through
+}
+
+// writeList writes a list in protobuf that has this object so many times. Each calls it for each object that is sent.
+func writeList(w http.ResponseWriter, object interface{ Marshal() ([]byte, error) }, times int, each func()) {
+	encoded, err := object.Marshal()
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	item := protowire.AppendBytes(protowire.AppendTag(nil, listItems, protowire.BytesType), encoded)
+	head := protowire.AppendTag(append([]byte{}, protobufMagic...), unknownRaw, protowire.BytesType)
+	w.Header().Set("Content-Type", protobuf)
+	_, _ = w.Write(protowire.AppendVarint(head, uint64(times*len(item))))
+	for range times {
+		each()
+		_, _ = w.Write(item)
+	}
 }
 
 // hostileOwners are owner references that a tenant can write: the API server checks neither name nor UID.

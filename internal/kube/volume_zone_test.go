@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/encoding/protowire"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -89,17 +88,12 @@ func TestOtherNodeStays_OfTheZone_IsReadyAndTakesPods(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := node(c.change)
-			encoded, err := n.Marshal()
-			require.NoError(t, err)
-			list := protowire.AppendBytes(protowire.AppendTag(nil, listItems, protowire.BytesType), encoded)
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path != "/api/v1/nodes" || r.URL.Query().Get("labelSelector") != "topology.kubernetes.io/zone in (a,b)" {
 					w.WriteHeader(http.StatusBadRequest)
 					return
 				}
-				w.Header().Set("Content-Type", protobuf)
-				head := protowire.AppendTag(append([]byte{}, protobufMagic...), unknownRaw, protowire.BytesType)
-				_, _ = w.Write(append(protowire.AppendVarint(head, uint64(len(list))), list...))
+				writeList(w, &n, 1, func() {})
 			}))
 			defer server.Close()
 			client, err := New(&rest.Config{Host: server.URL})

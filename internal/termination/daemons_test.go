@@ -101,7 +101,7 @@ func TestDaemonSets_InvocationNearlyOver_ShutDownByTheNext(t *testing.T) {
 }
 
 // The next invocation must have more time. It has none after a deadline that EC2 announced meanwhile, nor if it waits for the same volumes.
-// Nobody continues a manual drain.
+// A manual drain has no next invocation.
 func TestDaemonSets_NextInvocationHasNoMoreTime_ShutDownNow(t *testing.T) {
 	for name, change := range map[string]func(*testEnv, *Handler) Record{
 		"Spot interruption": func(env *testEnv, _ *Handler) Record {

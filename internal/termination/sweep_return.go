@@ -21,7 +21,8 @@ func (s *sweep) restore(ctx context.Context) {
 
 func (s *sweep) restoreNodes(ctx context.Context, t Termination) {
 	if s.staysClosed(t.InstanceID) {
-		_, err := s.UndoEscorts(ctx, s.leases[t.InstanceID], false)
+		none := func(string) bool { return false } // the instance stays: no record protects anything
+		_, err := s.undoRecords(ctx, s.leases[t.InstanceID], none)
 		if !errors.Is(err, ErrLeaseHeld) {
 			s.addError(err)
 		}

@@ -14,9 +14,14 @@ import (
 var ErrLeaseHeld = errors.New("another invocation holds the lease")
 
 // UndoEscorts undoes what escorts recorded on the Lease of an instance, and returns the pods. It asks nothing of AWS, so that a person can
-// do it when no function does. Nodes stay closed. If the drain may go on, it stays recorded which pods have the only copy of their data: an
-// invocation that cannot look at the pods would complete the action without.
-func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo, mayGoOn bool) (undone []string, err error) {
+// do it when no function does. Nodes stay closed. The drain may continue, so it stays recorded which pods have the only copy of their data:
+// an invocation that cannot look at the pods would complete the action without.
+func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo) (undone []string, err error) {
+	return h.undoRecords(ctx, l, drain.SaysOnlyCopy)
+}
+
+// undoRecords undoes what escorts recorded on the Lease of an instance, except for records that stay.
+func (h *Handler) undoRecords(ctx context.Context, l LeaseInfo, stays func(record string) bool) (undone []string, err error) {
 	cluster, err := h.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -38,9 +43,7 @@ func (h *Handler) UndoEscorts(ctx context.Context, l LeaseInfo, mayGoOn bool) (u
 		for _, p := range pods {
 			here[p.UID] = true
 		}
-		if mayGoOn {
-			pods = slices.DeleteFunc(pods, func(p drain.Pod) bool { return drain.SaysOnlyCopy(lease.Record(drain.EscortRecord + p.UID)) })
-		}
+		pods = slices.DeleteFunc(pods, func(p drain.Pod) bool { return stays(lease.Record(drain.EscortRecord + p.UID)) })
 		if failure == nil {
 			var of []string
 			of, failure = j.undoRecorded(ctx, pods, node)

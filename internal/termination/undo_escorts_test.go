@@ -53,7 +53,7 @@ func TestUndoEscorts_FunctionGone_PodsAreAsTheyWere(t *testing.T) {
 			if c.unclosed {
 				lease.Closed = nil
 			}
-			undone, err := h.UndoEscorts(t.Context(), lease, false)
+			undone, err := h.UndoEscorts(t.Context(), lease)
 			require.ErrorIs(t, err, c.err, name)
 			if err != nil {
 				require.NotContains(t, err.Error(), "no phase", name)
@@ -74,7 +74,7 @@ func TestUndoEscorts_NoPhaseHasTheEscort_PodIsNamed(t *testing.T) {
 		env := returnedEnv()
 		require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-paused", `{"phase":"workloads","escort":{"paused":true}}`))
 		env.node.Add(web("paused"), 0)
-		undone, err := env.handler().UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed}, false)
+		undone, err := env.handler().UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed})
 		require.EqualError(t, err, "no phase of the configuration has the escort of pod app/paused")
 		require.Empty(t, undone)
 		require.Len(t, env.records.Keys(drain.EscortRecord), 1)
@@ -83,18 +83,24 @@ func TestUndoEscorts_NoPhaseHasTheEscort_PodIsNamed(t *testing.T) {
 
 // The function may come back. If it cannot list the pods then, only the record keeps it from completing the action. Once the instance is in
 // service again, the record protects nothing.
-func TestUndoEscorts_OnlyCopy_StaysRecordedWhileTheDrainMayGoOn(t *testing.T) {
-	for _, mayGoOn := range []bool{true, false} {
+func TestUndoEscorts_OnlyCopy_StaysRecordedWhileTheDrainMayContinue(t *testing.T) {
+	const text = `{"phase":"workloads","escort":{"onlyCopy":true},"onlyCopy":true}`
+	for name, c := range map[string]struct {
+		undo func(*testing.T, *Handler, LeaseInfo) error
+		want string
+	}{
+		"person": {func(t *testing.T, h *Handler, l LeaseInfo) error { _, err := h.UndoEscorts(t.Context(), l); return err }, text},
+		"sweep":  {func(t *testing.T, h *Handler, _ LeaseInfo) error { sweepOnce(t, h); return nil }, ""},
+	} {
 		bubble.Test(t, func(t *testing.T) {
 			env := returnedEnv()
-			text := `{"phase":"workloads","escort":{"onlyCopy":true},"onlyCopy":true}`
+			env.closed[0].Hook = "" // a drain by hand: the node stays closed
 			require.NoError(t, env.records.SetRecord(t.Context(), drain.EscortRecord+"uid-db", text))
 			env.node.Add(web("db"), 0)
 			h := env.handler()
 			h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: savingUndoer{undoRecorder{env: env}, nil}}}
-			_, err := h.UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed, Escorted: []string{"uid-db"}}, mayGoOn)
-			require.NoError(t, err)
-			require.Equal(t, mayGoOn, env.records.Record(drain.EscortRecord+"uid-db") == text)
+			require.NoError(t, c.undo(t, h, LeaseInfo{Name: event.InstanceID, Closed: env.closed, Escorted: []string{"uid-db"}}), name)
+			require.Equal(t, c.want, env.records.Record(drain.EscortRecord+"uid-db"), name)
 		})
 	}
 }
@@ -109,7 +115,7 @@ func TestUndoEscorts_PodTerminates_LeftAlone(t *testing.T) {
 		env.node.Add(pod, 0)
 		h := env.handler()
 		h.Drainer.Phases = []drain.Phase{{Name: "workloads", Escort: undoRecorder{env: env}}}
-		undone, err := h.UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed}, false)
+		undone, err := h.UndoEscorts(t.Context(), LeaseInfo{Name: event.InstanceID, Closed: env.closed})
 		require.NoError(t, err)
 		require.Empty(t, undone)
 	})
