@@ -132,7 +132,7 @@ func TestList_LargeObjects_IsBounded(t *testing.T) {
 
 // An empty rule has three bytes in JSON, and 24 in memory. Twelve such policies together filled the function's memory.
 func TestPoliciesOf_ManyEmptyRules_OneAtATimeInMemory(t *testing.T) {
-	const policies, rules = 12, 500_000
+	const policies, rules = 12, 100_000
 	pages := 0
 	client, _ := answering(t, func(*http.Request) string {
 		pages++
