@@ -12,6 +12,7 @@ import (
 
 	"quiesce/internal/termination"
 	"quiesce/test/parts/awstest"
+	"quiesce/test/parts/lab"
 )
 
 func TestQueue_Event_DrainedAndMessageDeleted(t *testing.T) {
@@ -69,7 +70,7 @@ func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 	p.runPodOn(target, "slow", untilDeleted)
 	p.send(p.terminate(target).Body)
 	p.deliver(1)
-	p.until("the fourth invocation drains", func() (bool, error) { return len(p.logLines("node cordoned")) > 3, nil })
+	p.until("the fourth invocation sees the pod", func() (bool, error) { return p.podsWatchedBy(4), nil })
 	p.forceDelete("slow")
 	p.awaitEmptyQueue()
 	p.requireCompletedOnce(target)
@@ -105,6 +106,20 @@ func TestQueue_ShortInvocations_DrainHandedOff(t *testing.T) {
 	require.EqualValues(t, 1, p.metricSum("Drains", "Status", "drained"))
 	require.EqualValues(t, 1, p.metricSum("PodsEvicted"))
 	require.Zero(t, p.metricSum("HooksExpired"))
+}
+
+// podsWatchedBy reports whether the nth invocation watches the pods of its node. A pod that goes earlier is in no metric: the
+// invocation before did not see it go, and this one never saw it.
+func (p *queueFixture) podsWatchedBy(n int) bool {
+	p.Helper()
+	cordoned := p.logLines("node cordoned")
+	if len(cordoned) < n {
+		return false
+	}
+	slices.SortFunc(cordoned, func(a, b line) int { return a.Time.Compare(b.Time) })
+	return slices.ContainsFunc(p.allRequests(), func(r lab.Request) bool {
+		return r.Resource == "pods" && r.Watch && r.Code == http.StatusOK && r.Time.After(cordoned[n-1].Time)
+	})
 }
 
 // logHandoffGaps logs the time between two invocations of a drain.
