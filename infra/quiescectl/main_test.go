@@ -246,6 +246,7 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 	})
 	t.Run("by somebody with permissions in one namespace", func(t *testing.T) {
 		w.applyText(ownerManifest)
+		w.awaitAllowed("owner", "list", "services", "-n", "shop")
 		env := []string{"KUBECONFIG=" + impersonating(t, w.lab.Kubeconfig(), "owner")}
 		shop := w.doctor(env, []string{"statefulset shop/batch: its grace period"}, "-n", "shop")
 		require.NotEqual(t, exitError, shop.status, shop.progress)

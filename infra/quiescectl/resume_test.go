@@ -96,6 +96,15 @@ func (w *world) applyText(manifest string) {
 	w.apply(file)
 }
 
+// awaitAllowed waits until the API server knows a role. It learns of roles by a watch.
+func (w *world) awaitAllowed(user string, args ...string) {
+	w.Helper()
+	require.Eventually(w, func() bool {
+		_, err := w.lab.Kubectl(w.Context(), append([]string{"auth", "can-i", "--quiet", "--as", user}, args...)...)
+		return err == nil
+	}, settleTimeout, 50*time.Millisecond)
+}
+
 // read returns one field of an object.
 func (w *world) read(args ...string) string {
 	w.Helper()
@@ -201,6 +210,7 @@ func TestResume_FunctionGoneAfterPause_PoolerGoesOn(t *testing.T) {
 	require.True(t, w.paused())
 
 	w.applyText(readerManifest)
+	w.awaitAllowed("reader", "list", "leases.coordination.k8s.io", "-n", "quiesce")
 	reader := "KUBECONFIG=" + impersonating(t, w.lab.Kubeconfig(), "reader")
 	got = quiescectl(t, []string{reader, "PASSWORD=" + pgbouncer.Admin.Password}, "resume", "--user", pgbouncer.Admin.Name, "--password-env", "PASSWORD")
 	require.Equal(t, exitFindings, got.status, got.progress)

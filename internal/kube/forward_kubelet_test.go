@@ -20,10 +20,6 @@ import (
 
 const consoleManifest = `
 apiVersion: v1
-kind: Namespace
-metadata: {name: db}
----
-apiVersion: v1
 kind: Secret
 metadata: {name: other, namespace: db}
 ---
@@ -66,6 +62,13 @@ func newKubeletEnv(t *testing.T) *labEnv {
 	t.Cleanup(func() { require.NoError(t, l.Stop()) })
 	require.NoError(t, l.AddNodes(t.Context(), nodeNamed("a")))
 	e := &labEnv{T: t, Lab: l, client: clientInGroup(t, l, "quiesce"), namespace: "db"}
+	for _, args := range [][]string{ // a bare pod is refused until its namespace has a ServiceAccount
+		{"create", "namespace", e.namespace},
+		{"wait", "--for=create", "serviceaccount/default", "--namespace", e.namespace, "--timeout=1m"},
+	} {
+		_, err := l.Kubectl(t.Context(), args...)
+		require.NoError(t, err)
+	}
 	e.apply(consoleManifest)
 	for _, file := range []string{"rbac.yaml", "rbac-console.yaml"} {
 		require.NoError(t, l.Apply(t.Context(), filepath.Join("..", "..", "infra", file)))

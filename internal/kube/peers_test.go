@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -54,7 +55,7 @@ func (e *labEnv) poolNodes(n int) {
 		node := nodeNamed(e.namespace + "-" + string(rune('a'+i)))
 		node.Labels = map[string]string{"pool": e.namespace}
 		require.NoError(e, e.AddNodes(e.Context(), node))
-		e.Cleanup(func() { _ = e.RemoveNode(e.Context(), node.Name) })
+		e.Cleanup(func() { _ = e.RemoveNode(context.Background(), node.Name) })
 	}
 }
 
@@ -108,6 +109,7 @@ func TestPeers_PodWithoutNode_NotReadyNotLeaving(t *testing.T) {
 	e := newLabEnv(t)
 	e.poolNodes(2)
 	e.apply(strings.ReplaceAll(statefulSetManifest, "NAMESPACE", e.namespace))
+	e.awaitPod("pooler-3")           // the last to be made
 	e.awaitReady("app=pgbouncer", 3) // two of four have a node each
 	all, err := e.client.Peers(t.Context(), e.inspect(e.pod("pooler-0")))
 	require.NoError(t, err)

@@ -209,7 +209,9 @@ func TestTaintTerminating_OwnDrainsBegan_TaintedOnlyIfStillOpen(t *testing.T) {
 		}
 		t.Cleanup(func() { require.NoError(t, lease.Release(termination.KeepNothing)) })
 	}
+	e.mu.Lock() // Leases are being renewed
 	clear(e.requests)
+	e.mu.Unlock()
 	var once sync.Once
 	e.onResponse = func(r *http.Request) {
 		if r.Method == http.MethodPatch {
@@ -228,6 +230,8 @@ func TestTaintTerminating_OwnDrainsBegan_TaintedOnlyIfStillOpen(t *testing.T) {
 	for _, n := range append(others, ended, stuck) {
 		e.requireTainted(n)
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	require.Equal(t, 10, e.requests[http.MethodPatch])
 }
 

@@ -19,7 +19,7 @@ import (
 const attachmentList = "WATCHLIST /apis/storage.k8s.io/v1/volumeattachments"
 
 // lookTime is the time of a wait that is to end in vain: enough for what it looks at first, on a busy machine too.
-const lookTime = 3 * time.Second
+const lookTime = 10 * time.Second
 
 // attach attaches a volume to the node, as the attach-detach controller does.
 func (e *labEnv) attach(node, volume string) {

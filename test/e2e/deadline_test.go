@@ -74,13 +74,26 @@ func (s *fixture) requireForced(r report, pod corev1.Pod, moment time.Time) {
 	given := *asked[0].GracePeriodSeconds
 	require.Positive(s, given)
 	require.LessOrEqual(s, given, own)
-	require.LessOrEqual(s, given, int64(r.Deadline.Sub(asked[0].Time)/time.Second)+1, "no more than the time left")
+	require.LessOrEqual(s, given, int64(r.Deadline.Sub(s.graceChosen(asked[0]))/time.Second)+1, "no more than the time left")
 	require.Equal(s, drain.Forced, line.Outcome)
 	if len(asked) == 1 {
 		require.Contains(s, line.Reason, fmt.Sprintf("deadline: deleted with %s of its %s grace; ", inSeconds(given), inSeconds(own)))
 	}
 	require.Zero(s, line.EvictedAt)
 	require.NotZero(s, line.ForcedAt)
+}
+
+// graceChosen returns a moment just after the function chose this deletion's grace period. The function marks the pod as disrupted
+// in between, with a request of its own.
+func (s *fixture) graceChosen(d podDeletion) time.Time {
+	s.Helper()
+	chosen := d.Time
+	for _, r := range s.requests(s.function) {
+		if r.Resource == "pods" && r.Subresource == "status" && r.Name == d.Name && r.Time.Before(d.Time) {
+			chosen = r.Time
+		}
+	}
+	return chosen
 }
 
 func inSeconds(n int64) time.Duration { return time.Duration(n) * time.Second }

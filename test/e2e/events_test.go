@@ -201,7 +201,7 @@ func TestEvent_OtherGroupOrHook_Untouched(t *testing.T) {
 // once.
 func TestEvent_TwiceAtOnce_OneDrain(t *testing.T) {
 	s := newFixture(t, 2)
-	s.deploy("web", 8)
+	s.deploy("web", 8, stopping("5s")) // longer than the slower of the two needs to begin
 	target, second := s.instances[0], s.newFunction()
 	pods := s.podsOn(target)
 	event := s.terminate(target).Body

@@ -23,10 +23,15 @@ import (
 	"quiesce/test/parts/lab"
 )
 
+// ownSlots limits how many tests have an environment of their own at once. With more of them, timeouts of the product expire.
+var ownSlots = make(chan struct{}, 2)
+
 // ownEnv starts an environment for one test whose changes would affect other tests.
 func ownEnv(t *testing.T) *env.Env {
 	t.Helper()
 	sharedEnv(t) // beside other tests
+	ownSlots <- struct{}{}
+	t.Cleanup(func() { <-ownSlots }) // after the environment has stopped
 	return startOwnEnv(t)
 }
 
@@ -94,7 +99,7 @@ func TestIdentity_EachPermission_Needed(t *testing.T) {
 func requireNeeded(t *testing.T, own *env.Env, p permission) {
 	run, known := needs[p]
 	require.True(t, known, "nothing shows that the function needs it")
-	s := newFixtureOn(t, own, 2, "drain: {maxDuration: 12s, completionReserve: 1s, onDeadline: keep, nodeJoinTimeout: 1s, volumeDetachTimeout: 1s}")
+	s := newFixtureOn(t, own, 2, "drain: {maxDuration: 12s, completionReserve: 1s, onDeadline: keep, nodeJoinTimeout: 1s, volumeDetachTimeout: 5s}")
 	s.deploy("web", 1)
 	s.instances = []env.Instance{s.hostOf("web")}
 	if run.prepare != nil {

@@ -64,7 +64,10 @@ func TestKill_ThenHandedOff_EscortsRunAgain(t *testing.T) {
 		require.Equal(t, runtimeapi.ExitError, end().ErrorType)
 		p.expireLease(target)
 	}
-	require.Equal(t, "Incomplete", p.invoke(event).ErrorType, "the PDB blocks it until its time is over")
+	p.until("the PDB has blocked an invocation until its time was over", func() (bool, error) {
+		require.Contains(t, []string{"Incomplete", ""}, p.invoke(event).ErrorType) // "": skipped, as the one before could not release the Lease
+		return p.isLeaseReleased(target)
+	})
 	p.runPodOn(target, "pooler", labeled("app.kubernetes.io/name", "pgbouncer"), stopsAfter("100ms"))
 	end := p.beginOn(p.function, event)
 	p.awaitLogs("escort started")

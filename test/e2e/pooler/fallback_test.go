@@ -85,7 +85,7 @@ func TestEscort_TransactionTooLong_AbortReported(t *testing.T) {
 	for _, version := range []string{"1.18", "1.24"} {
 		t.Run(version, func(t *testing.T) {
 			p := newFixture(t, poolers.Options{
-				WorkerGroups: 1, ExtraWorker: []string{"-straggler=5m"}, Poolers: database.Options{Version: version, Poolers: 1, Grace: 8, MaxUnavailable: "1"},
+				WorkerGroups: 1, ExtraWorker: []string{"-straggler=5m"}, Poolers: database.Options{Version: version, Poolers: 1, Grace: 20, MaxUnavailable: "1"},
 			}, "strategy: evict", "timeout: 8s")
 			report := p.drain()
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)

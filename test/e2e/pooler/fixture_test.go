@@ -22,13 +22,14 @@ import (
 	"quiesce/test/env/database"
 	"quiesce/test/env/poolers"
 	"quiesce/test/parts/lab"
+	"quiesce/test/parts/runtimeapi"
 )
 
 // waitTimeout bounds every wait of these tests: far more than any needs, so that only a real hang reaches it.
 const waitTimeout = 2 * time.Minute
 
 // testTimeout bounds a whole test. Most of it is the setup, when eight tests share two cores.
-const testTimeout = 10 * time.Minute
+const testTimeout = 20 * time.Minute
 
 // hangsAfter is the time without a commit after which a worker with transactions of 30 ms counts as hanging: more than a busy machine
 // delays one, and less than any timeout that would free a worker.
@@ -167,10 +168,18 @@ func (p *fixture) blackHole() {
 // inside runs a shell command on the target's node.
 func (p *fixture) inside(format string, args ...any) {
 	p.Helper()
-	cmd, err := p.Lab.Inside(p.ctx, p.Target.Node, "sh", "-c", fmt.Sprintf(format, args...))
-	require.NoError(p, err)
-	output, err := cmd.CombinedOutput()
-	require.NoError(p, err, "%s", output)
+	require.NoError(p, p.tryInside(fmt.Sprintf(format, args...)))
+}
+
+func (p *fixture) tryInside(script string) error {
+	cmd, err := p.Lab.Inside(p.ctx, p.Target.Node, "sh", "-c", script)
+	if err != nil {
+		return err
+	}
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, output)
+	}
+	return nil
 }
 
 func (p *fixture) addNetworkPolicy() {
@@ -215,21 +224,33 @@ func (p *fixture) rotate(password string) {
 	_, err = p.Lab.Kubectl(p.ctx, "--namespace", p.Name, "patch", "secret", "pgbouncer-admin", "--type=merge", "-p",
 		fmt.Sprintf(`{"stringData":{"password":"%s"}}`, password))
 	require.NoError(p, err)
-	_, err = p.Lab.Kubectl(p.ctx, "--namespace", p.Name, "annotate", "pods", "--selector", database.PoolerLabels.String(), "look=again")
-	require.NoError(p, err) // the kubelet syncs a changed pod at once, with its volumes
-	p.inside(`for i in $(seq 600); do
-		n=0; for pid in $(pgrep -x pgbouncer); do grep -q %q /proc/$pid/root/etc/pgbouncer/userlist.txt && n=$((n + 1)); done
-		[ $n -ge 1 ] && break; sleep 0.1; done; [ $n -ge 1 ] && pkill -HUP -x pgbouncer`, password)
+	p.awaitPassword(password)
 }
 
-// killAt invokes the function and kills it as soon as it has logged the step.
-func (p *fixture) killAt(step string, event []byte) {
+// awaitPassword waits until a pooler's volume has the password, and lets the poolers read it.
+func (p *fixture) awaitPassword(password string) {
 	p.Helper()
-	killed := make(chan struct{})
-	go func() { defer close(killed); _, _ = p.function.Invoke(p.ctx, event) }()
+	look := fmt.Sprintf(`for pid in $(pgrep -x pgbouncer); do grep -q %q /proc/$pid/root/etc/pgbouncer/userlist.txt && exec pkill -HUP -x pgbouncer; done; exit 1`, password)
+	require.Eventually(p, func() bool {
+		// The kubelet syncs a changed pod at once, with its volumes. It may not know the new Secret yet.
+		_, err := p.Lab.Kubectl(p.ctx, "--namespace", p.Name, "annotate", "--overwrite", "pods", "--selector",
+			database.PoolerLabels.String(), fmt.Sprintf("look=%d", time.Now().UnixNano()))
+		return err == nil && p.tryInside(look) == nil
+	}, waitTimeout, time.Second)
+}
+
+// killAt invokes the function and kills it as soon as it has logged the step. An invocation that was faster has a report.
+func (p *fixture) killAt(step string, event []byte) (report termination.Report, ended bool) {
+	p.Helper()
+	done := make(chan runtimeapi.Result, 1)
+	go func() { result, _ := p.function.Invoke(p.ctx, event); done <- result }()
 	p.awaitLog(step)
 	p.function.Kill()
-	<-killed
+	result := <-done
+	if ended = result.ErrorType == "" && len(result.Payload) > 0; ended {
+		require.NoError(p, json.Unmarshal(result.Payload, &report))
+	}
+	return report, ended
 }
 
 // awaitLog waits until the function has logged the text.

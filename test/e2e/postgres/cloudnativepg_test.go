@@ -91,6 +91,7 @@ func (p *cnpgFixture) drainPrimarysNode(function *env.Function) drain.PodReport 
 	require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 	member := podOf(t, report, leader)
 	require.Equal(t, drain.Evicted, member.Outcome, "%+v", member)
+	member.Escort = p.escortThatMoved(function, leader)
 	require.Equal(t, "switchover", member.Escort.Strategy, "%+v", member.Escort)
 	require.Contains(t, member.Escort.Reason, "2 of 2 poolers held")
 	require.Positive(t, member.Escort.HeldBackSeconds)

@@ -49,6 +49,7 @@ func TestDrain_PrimarysNode_NothingFails(t *testing.T) {
 			require.Equal(t, termination.StatusDrained, report.Status, "%+v", report)
 			member := podOf(t, report, leader)
 			require.Equal(t, drain.Evicted, member.Outcome, "%+v", member)
+			member.Escort = p.escortThatMoved(function, leader)
 			require.Equal(t, "switchover", member.Escort.Strategy, "%+v", member.Escort)
 			require.Positive(t, member.Escort.HeldBackSeconds)
 			t.Logf("%s: %+v", leader, *member.Escort)
@@ -149,6 +150,25 @@ func (p *fixture) requireMoved(former string) {
 	require.NoError(p, err)
 	require.NotEmpty(p, leader)
 	require.NotEqual(p, former, leader)
+}
+
+// escortThatMoved returns what the escort says that moved this primary. The report has only the last escort: if the old primary streams late, or
+// its eviction is refused, a later one evicts it and knows nothing of the move.
+func (p *fixture) escortThatMoved(function *env.Function, primary string) (found *drain.EscortResult) {
+	p.Helper()
+	for text := range strings.Lines(function.Output()) {
+		var line struct {
+			Msg, Pod string
+			Escort   *drain.EscortResult
+		}
+		if json.Unmarshal([]byte(text), &line) == nil && line.Msg == "escort finished" && line.Pod == p.Name+"/"+primary && line.Escort != nil &&
+			strings.Contains(line.Escort.Reason, "moved to ") {
+			require.Nil(p, found, "it moved twice")
+			found = line.Escort
+		}
+	}
+	require.NotNil(p, found, "no escort of %s says that it moved", primary)
+	return found
 }
 
 // requireNothingPaused requires that no database of any pooler is paused.

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quiesce/internal/termination"
+	"quiesce/test/env"
 	"quiesce/test/env/cloudnativepg"
 	"quiesce/test/env/database"
 	"quiesce/test/env/poolers"
@@ -22,7 +23,7 @@ import (
 func TestCloudNativePG_PoolersAskForPasswords_TrapIsNamed(t *testing.T) {
 	p := newCNPGFixture(t, database.Options{Version: "1.24", AuthQuery: true})
 	function := p.moving()
-	p.requireTrapNamed(strings.Join(podOf(t, p.planOf(function), p.leader()).Warnings, " "))
+	p.awaitTrapInPlan(function)
 	member := p.drainPrimarysNode(function)
 	p.requireTrapNamed(member.Escort.Reason)
 	p.requireNothingFailed()
@@ -63,13 +64,30 @@ func (p *cnpgFixture) leader() string {
 // requireTrapNamed requires that a text names both poolers, and what to do.
 func (p *cnpgFixture) requireTrapNamed(text string) {
 	p.Helper()
-	require.Contains(p, text, "may get error 28P01 after the move: ")
+	require.True(p, p.namesTrap(text), text)
+}
+
+func (p *cnpgFixture) namesTrap(text string) bool {
+	p.Helper()
 	pods, err := p.DB.PoolerPods(p.ctx)
 	require.NoError(p, err)
 	for _, pod := range pods {
-		require.Contains(p, text, p.Name+"/"+pod.Name)
+		if !strings.Contains(text, p.Name+"/"+pod.Name) {
+			return false
+		}
 	}
-	require.Contains(p, text, "Put the SCRAM verifier, not the password, into the Secret of each role")
+	return strings.Contains(text, "may get error 28P01 after the move: ") &&
+		strings.Contains(text, "Put the SCRAM verifier, not the password, into the Secret of each role")
+}
+
+// awaitTrapInPlan waits for a plan that names the trap, and returns the primary's warnings. A pooler that answers late is not in a plan.
+func (p *cnpgFixture) awaitTrapInPlan(function *env.Function) (warnings string) {
+	p.Helper()
+	p.until("a plan that names the trap", func() (bool, string) {
+		warnings = strings.Join(podOf(p.T, p.planOf(function), p.leader()).Warnings, " ")
+		return p.namesTrap(warnings), warnings
+	})
+	return warnings
 }
 
 // reopen opens a drained node again, as if its instance had not left, and waits until all instances stream.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -35,18 +36,16 @@ func TestCases_SmallClusters_PlanSaysWhatWouldHappen(t *testing.T) {
 	standby := s.deploy(follower)[0]
 	function := s.function()
 
-	plan := s.planOfLeader(function, strict)
-	require.Contains(t, plan, "until the old primary streams again, there is no standby, and the cluster takes no writes")
-	require.Regexp(t, "demo-[01] is the last synchronous standby, and without one the cluster takes no writes", s.planOfReplica(function, strict))
-	require.Contains(t, s.planOfLeader(function, single),
-		"evicted like any other pod: it is the only member of its cluster, and its volumes follow it to another node")
-	require.Contains(t, s.planOfLeader(function, local),
-		"its data may exist on this node only: the volume of claim data is deleted with its pod, or is not one that AWS attaches elsewhere")
-	require.Contains(t, s.planOfLeader(function, folder), "its data may exist on this node only: it has no PersistentVolumeClaim")
-	require.Contains(t, s.planOfLeader(function, standby), "evicted like any other pod: the cluster follows another one and takes no writes")
+	s.requirePlan("until the old primary streams again, there is no standby, and the cluster takes no writes", s.planOfLeader, function, strict)
+	s.requirePlan("demo-[01] is the last synchronous standby, and without one the cluster takes no writes", s.planOfReplica, function, strict)
+	s.requirePlan("evicted like any other pod: it is the only member of its cluster, and its volumes follow it to another node", s.planOfLeader, function, single)
+	s.requirePlan("its data may exist on this node only: the volume of claim data is deleted with its pod, or is not one that AWS attaches elsewhere",
+		s.planOfLeader, function, local)
+	s.requirePlan("its data may exist on this node only: it has no PersistentVolumeClaim", s.planOfLeader, function, folder)
+	s.requirePlan("evicted like any other pod: the cluster follows another one and takes no writes", s.planOfLeader, function, standby)
 
-	require.Contains(t, s.switchover(function, local, termination.StatusHeld), "its data may exist on this node only")
-	require.Contains(t, s.switchover(function, standby, termination.StatusHeld), "takes no writes")
+	s.requireHeld("its data may exist on this node only", function, local)
+	s.requireHeld("takes no writes", function, standby)
 	s.switchover(function, strict, termination.StatusMoved)
 	require.NoError(t, strict.AwaitStreaming(s.ctx))
 }
@@ -180,6 +179,24 @@ func (s *small) plan(function *env.Function, of *patroni.Cluster, member string)
 	}
 	s.Fatalf("no pod %s/%s in %+v", pod.Namespace, member, report)
 	return ""
+}
+
+// requirePlan requires that a plan soon says this. One answer that is late changes what a plan knows, and so its text.
+func (s *small) requirePlan(pattern string, plan func(*env.Function, *patroni.Cluster) string, function *env.Function, of *patroni.Cluster) {
+	s.Helper()
+	s.until("a plan with "+pattern, func() (bool, string) {
+		text := plan(function, of)
+		return regexp.MustCompile(pattern).MatchString(text), text
+	})
+}
+
+// requireHeld requires that a switchover is soon held for this reason.
+func (s *small) requireHeld(reason string, function *env.Function, of *patroni.Cluster) {
+	s.Helper()
+	s.until("a hold because "+reason, func() (bool, string) {
+		held := s.switchover(function, of, termination.StatusHeld)
+		return strings.Contains(held, reason), held
+	})
 }
 
 // switchover asks for one until it ends like this, and returns the reason.

@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -96,15 +97,31 @@ type Lab struct {
 
 // Start starts a lab and returns when all parts are ready and the first pod can be created. ctx bounds only the start: a lab runs
 // until Stop, or until this process ends.
-func Start(ctx context.Context, o Options) (*Lab, error) {
+func Start(ctx context.Context, o Options) (l *Lab, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	l, err := prepare(ctx, o.withDefaults())
+	for range starts {
+		if l, err = startOnce(ctx, o.withDefaults()); err == nil || !strings.Contains(err.Error(), portTaken) {
+			break
+		}
+	}
+	return l, err
+}
+
+const (
+	// starts bounds how often a lab is started. A component listens seconds after its port was found free, and another process may be faster.
+	starts = 3
+	// portTaken is in the log of a component whose port was taken.
+	portTaken = "address already in use"
+)
+
+func startOnce(ctx context.Context, o Options) (*Lab, error) {
+	l, err := prepare(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the lab: %w", err)
 	}
 	if err := l.start(ctx); err != nil {
-		return nil, fmt.Errorf("start the lab: %w", errors.Join(err, l.reaper.end()))
+		return nil, fmt.Errorf("start the lab: %w", errors.Join(err, l.Stop())) // the next start may need the address of its DNS server
 	}
 	return l, nil
 }

@@ -50,7 +50,7 @@ func TestService_FromMachinesAndHost_Reachable(t *testing.T) {
 	for _, node := range three { // and from each machine, as its pods do
 		host, port, _ := net.SplitHostPort(service)
 		require.Eventually(t, func() bool {
-			cmd, err := l.Inside(t.Context(), node.Name, "bash", "-c", "exec 3<>/dev/tcp/"+host+"/"+port)
+			cmd, err := l.Inside(t.Context(), node.Name, "timeout", "1", "bash", "-c", "exec 3<>/dev/tcp/"+host+"/"+port)
 			return err == nil && cmd.Run() == nil
 		}, waitTimeout, tick, "from %s", node.Name)
 	}
@@ -71,7 +71,8 @@ func TestPod_ServiceAccountToken_AcceptedOverService(t *testing.T) {
 		return content
 	}
 	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host: "https://" + l.network.kubernetes(), BearerToken: string(read("token")), TLSClientConfig: rest.TLSClientConfig{CAData: read("ca.crt")},
+		Timeout: 2 * time.Second, // a packet to a proxy that is not there yet is lost
+		Host:    "https://" + l.network.kubernetes(), BearerToken: string(read("token")), TLSClientConfig: rest.TLSClientConfig{CAData: read("ca.crt")},
 	})
 	require.NoError(t, err)
 	var who *authenticationv1.SelfSubjectReview
