@@ -48,7 +48,7 @@ func (s *fixture) addWebhook(g guarded, guard func(*admissionv1.AdmissionRequest
 	hook := admissionregistrationv1.ValidatingWebhook{
 		Name:                    "guard.quiesce.test",
 		ClientConfig:            admissionregistrationv1.WebhookClientConfig{URL: &server.URL, CABundle: ca},
-		FailurePolicy:           new(admissionregistrationv1.Ignore), // other tests go on when this one has closed its server
+		FailurePolicy:           new(admissionregistrationv1.Ignore), // other tests continue when this one has closed its server
 		SideEffects:             new(admissionregistrationv1.SideEffectClassNone),
 		TimeoutSeconds:          new(int32(30)),
 		AdmissionReviewVersions: []string{"v1"},
