@@ -244,7 +244,7 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 		require.NotContains(t, shop.out, " db/")
 		require.NotContains(t, shop.out, "group workers-a")
 	})
-	t.Run("by somebody with permissions in one namespace", func(t *testing.T) {
+	t.Run("with permissions in one namespace", func(t *testing.T) {
 		w.applyText(ownerManifest)
 		w.awaitAllowed("owner", "list", "services", "-n", "shop")
 		env := []string{"KUBECONFIG=" + impersonating(t, w.lab.Kubeconfig(), "owner")}
@@ -303,7 +303,7 @@ func TestDoctor_FaultyCluster_FindsEachFault(t *testing.T) {
 		require.NotContains(t, got.out, "group workers-a")
 		require.NotContains(t, got.out, "EC2 does not know")
 	})
-	t.Run("by somebody without permissions", func(t *testing.T) {
+	t.Run("without permissions", func(t *testing.T) {
 		env := append(slices.Clone(w.env), "KUBECONFIG="+impersonating(t, w.lab.Kubeconfig(), "nobody"))
 		got := w.doctor(env, []string{"WARNING   nodes: could not be read: ", "ask for the permission that the error names, or use another login\n"}, "--cluster", "prod")
 		require.Equal(t, exitError, got.status, "nothing is known, so nothing is well")

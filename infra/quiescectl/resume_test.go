@@ -181,7 +181,7 @@ func (w *pausedWorld) resume(args ...string) ended {
 }
 
 // The function is gone for good after PAUSE. A person has a kubeconfig, and nothing else.
-func TestResume_FunctionGoneAfterPause_PoolerGoesOn(t *testing.T) {
+func TestResume_FunctionGoneAfterPause_PoolerContinues(t *testing.T) {
 	w := newPausedWorld(t)
 	secret := []string{"--console-secret", "db/pgbouncer-admin"}
 
@@ -246,7 +246,7 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: reader}]
 `
 
 // A drain by hand left a pooler paused on a node that stays.
-func TestResume_FunctionGoneInADrain_PoolerGoesOnAndNodeStaysClosed(t *testing.T) {
+func TestResume_FunctionGoneInADrain_PoolerContinuesAndNodeStaysClosed(t *testing.T) {
 	w := newPausedWorld(t)
 	_, err := w.lab.Kubectl(t.Context(), "cordon", "node-a1")
 	require.NoError(t, err)

@@ -77,8 +77,8 @@ type nodeLookup struct {
 	known map[string]bool // by node name: whether the node is going away
 }
 
-// isLeaving reports whether the node is being removed, by quiesce or another tool, or is gone. An empty name is a pod without a node, which no node
-// takes away.
+// isLeaving reports whether the node is being removed, by quiesce or another tool, or is gone. An empty name is a pod without a node: no
+// removal takes it away.
 func (l nodeLookup) isLeaving(ctx context.Context, name string) (bool, error) {
 	leaving, known := l.known[name]
 	if known || name == "" {
@@ -92,7 +92,7 @@ func (l nodeLookup) isLeaving(ctx context.Context, name string) (bool, error) {
 	return l.known[name], nil
 }
 
-// isGoing reports whether a tool or a person removes the node. One whose kubelet does not report may be back in a moment: it is worth waiting for.
+// isGoing reports whether a tool or a person removes the node. A node whose kubelet does not report may return soon, so it does not count.
 func isGoing(node *corev1.Node) bool {
 	known := *node
 	known.Spec.Taints = slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeUnreachable })

@@ -74,7 +74,7 @@ func (s *fixture) requireForced(r report, pod corev1.Pod, moment time.Time) {
 	given := *asked[0].GracePeriodSeconds
 	require.Positive(s, given)
 	require.LessOrEqual(s, given, own)
-	require.LessOrEqual(s, given, int64(r.Deadline.Sub(s.graceChosen(asked[0]))/time.Second)+1, "no more than the time left")
+	require.LessOrEqual(s, given, int64(r.Deadline.Sub(s.graceChosen(asked[0]))/time.Second)+1, "no more than the remaining time")
 	require.Equal(s, drain.Forced, line.Outcome)
 	if len(asked) == 1 {
 		require.Contains(s, line.Reason, fmt.Sprintf("deadline: deleted with %s of its %s grace; ", inSeconds(given), inSeconds(own)))

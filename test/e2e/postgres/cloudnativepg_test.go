@@ -99,7 +99,7 @@ func (p *cnpgFixture) drainPrimarysNode(function *env.Function) drain.PodReport 
 	status, err := p.cnpg.Status(p.ctx)
 	require.NoError(t, err)
 	require.Equal(t, status.CurrentPrimary, status.TargetPrimary)
-	require.Contains(t, member.Escort.Reason, "moved to "+status.CurrentPrimary, "nobody else moved it")
+	require.Contains(t, member.Escort.Reason, "moved to "+status.CurrentPrimary, "quiesce moved it")
 	p.requireMoved(leader)
 	return member
 }
